@@ -1,0 +1,98 @@
+# `make` alone lists what there is to do. Everything is installed into .venv, from locks with hashes.
+
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+MAKEFLAGS += --no-print-directory
+
+BIN := .venv/bin
+CODE := $(wildcard proxy tools tests benchmarks)
+PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
+
+# Serving needs a third of what testing needs, so there is a stamp for each: `make run` is to be quick.
+SERVING := .venv/.serving
+TESTING := .venv/.testing
+
+# Modules that neither wait nor reach out can be tested in full, so they are.
+SANS_IO := proxy/events.py,proxy/sse.py,proxy/chunks.py,proxy/pieces.py,proxy/stops.py,proxy/wire.py,proxy/errors.py,proxy/formats/*.py
+
+.PHONY: help run test check fix lint types floors coverage bench test-vllm lock image
+
+help: ## List these targets
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+# Read from make's own command line only: a shell may have a HOST or a PORT for reasons of its own.
+flag = $(if $(findstring command line,$(origin $(1))),$(2) '$($(1))')
+
+run: $(SERVING) ## Serve on http://127.0.0.1:8080/v1; UPSTREAM=http://host:8000/v1 CONFIG=file HOST= PORT=
+	@$(BIN)/florette serve $(call flag,UPSTREAM,--upstream) $(call flag,CONFIG,--config) \
+		$(call flag,HOST,--host) $(call flag,PORT,--port)
+
+test: $(TESTING) ## Run the tests; ARGS='-k name' picks some, COVERAGE=1 measures what they reach
+	@$(BIN)/pytest -n auto $(if $(COVERAGE),--cov --cov-report= --cov-fail-under=0) $(ARGS)
+
+check: ## All that continuous integration asks: lint, types, floors, tests and their coverage
+	@bash .ci/run
+
+fix: $(TESTING) ## Repair what lint can repair, and format
+	@$(BIN)/ruff check --fix $(CODE)
+	@$(BIN)/ruff format $(CODE)
+
+lint: $(TESTING) ## Look for mistakes and for unformatted files
+	@$(BIN)/ruff check $(CODE)
+	@$(BIN)/ruff format --check $(CODE)
+
+types: $(TESTING) ## Check the types
+	@$(BIN)/mypy $(CODE)
+
+floors: $(TESTING) ## Check that imports point down only
+	@$(BIN)/lint-imports --no-logo
+
+coverage: $(TESTING) ## Hold what `make test COVERAGE=1` measured against the thresholds
+	@$(BIN)/coverage report
+	@$(BIN)/coverage report --include='$(SANS_IO)' --fail-under=100
+
+bench: $(TESTING) ## Run the benchmarks; ARGS= are passed on
+	@$(BIN)/python -m benchmarks.run $(ARGS)
+
+test-vllm: $(TESTING) ## Run the tests that need a real vLLM; FLORETTE_TEST_VLLM=http://host:8000/v1
+	@test -n "$$FLORETTE_TEST_VLLM" || { \
+		echo "Say where the vLLM is: make test-vllm FLORETTE_TEST_VLLM=http://host:8000/v1" >&2; exit 2; }
+	@$(BIN)/pytest -m vllm $(ARGS)
+
+# Everything is solved at once first, so that serving and testing agree on every version.
+UV_VERSION := 0.13.8
+COMPILE = $(BIN)/uv pip compile --quiet --no-config --no-emit-index-url --no-emit-find-links \
+	--universal --python-version 3.11 --generate-hashes --custom-compile-command 'make lock' \
+	$(if $(UPGRADE),--upgrade) --group build
+
+lock: $(BIN)/python ## Write both locks anew from pyproject.toml; UPGRADE=1 takes the newest versions
+	@$(PIP) install uv==$(UV_VERSION)
+	@$(COMPILE) --extra dev pyproject.toml --output-file .ci/requirements.lock
+	@$(COMPILE) --constraint .ci/requirements.lock pyproject.toml --output-file requirements.lock
+
+image: ## Build the container image
+	docker build --tag florette .
+
+# A .venv whose Python has gone, by an upgrade or a move, is none. (Here, as make looks at a stamp only once.)
+$(shell test -x $(BIN)/python || rm -rf .venv)
+
+USABLE := import ensurepip, sys, venv; sys.exit(sys.version_info < (3, 11))
+
+$(BIN)/python:
+	@for python in $(PYTHON) python3 python3.14 python3.13 python3.12 python3.11; do \
+		if "$$python" -c '$(USABLE)' 2>/dev/null; then exec "$$python" -m venv .venv; fi; \
+	done; \
+	echo "Florette needs Python 3.11 or newer with its venv module (on Debian and Ubuntu:" \
+		"apt-get install python3 python3-venv), or say which: make PYTHON=/path/to/python3" >&2; exit 2
+
+# Our own package is built by the locked setuptools, not by one that pip would fetch aside.
+$(SERVING): requirements.lock pyproject.toml | $(BIN)/python
+	@echo "Setting up .venv for serving ..."
+	@$(PIP) install --require-hashes --requirement requirements.lock
+	@$(PIP) install --no-deps --no-build-isolation --editable .
+	@touch $@
+
+$(TESTING): .ci/requirements.lock $(SERVING)
+	@echo "Setting up .venv for testing ..."
+	@$(PIP) install --require-hashes --requirement .ci/requirements.lock
+	@touch $@

@@ -1,0 +1,232 @@
+"""One turn: a chat request -> the prompt -> the upstream -> the model's text -> events.
+
+    request -> Format.render -> Prompt -> Upstream -> pieces -> StopStrings -> Parser -> (choice, Event) ...
+
+Streamed or not, the upstream's text goes through the same parser; what is not streamed is one piece.
+"""
+
+from collections.abc import AsyncGenerator, Callable, Iterator, Mapping
+from contextlib import aclosing
+from typing import Any
+
+from proxy.errors import ChoiceNotMet, UpstreamBroken
+from proxy.events import (
+    CallEnd,
+    CallStart,
+    Event,
+    Extras,
+    Halt,
+    ParserEvent,
+    Reasoning,
+    TurnEnd,
+    TurnStart,
+    Usage,
+)
+from proxy.formats.base import Format, Parser, Prompt
+from proxy.pieces import Piece, PieceReader, read_whole
+from proxy.stops import UPSTREAM_LIMIT, StopStrings
+from proxy.upstream import Upstream
+from proxy.wire import ChatRequest
+
+Said = tuple[int, Event]
+
+#: The upstream answers these with 400, or ignores them: it knows nothing of tools.
+_TOOL_FIELDS = frozenset(("tools", "tool_choice", "parallel_tool_calls", "functions", "function_call"))
+
+#: Constrained to one of these, a model could not write a marker.
+_WHOLE_ANSWER_FORMATS = frozenset(("json_object", "json_schema"))
+
+
+def without_tool_fields(body: Mapping[str, Any]) -> dict[str, Any]:
+    """The request's body without what a plain server refuses."""
+    return {name: value for name, value in body.items() if name not in _TOOL_FIELDS}
+
+
+class Chat:
+    """Runs turns against one upstream in one format; `new_id` gives each call its id."""
+
+    def __init__(self, upstream: Upstream, fmt: Format, new_id: Callable[[], str]) -> None:
+        self._upstream = upstream
+        self._format = fmt
+        self._new_id = new_id
+
+    async def turn(
+        self, request: ChatRequest, body: Mapping[str, Any], headers: Mapping[str, str]
+    ) -> AsyncGenerator[Said, None]:
+        """The events of one answer. Raises what `Upstream` raises, UpstreamBroken and ChoiceNotMet."""
+        prompt = self._format.render(request.messages, request.declared, request.choice, request.parallel)
+        sent, local_stops = _upstream_body(request, body, prompt)
+        turn = _Turn(request, prompt, lambda: self._parser(request, prompt), local_stops)
+        if not request.stream:
+            whole = await self._upstream.complete(sent, headers)
+            for said in turn.go_on(read_whole(whole)):
+                yield said
+        else:
+            reader = PieceReader()
+            async with aclosing(self._upstream.stream(sent, headers)) as reads:
+                async for payloads in reads:
+                    for said in turn.go_on(reader.feed(payloads)):
+                        yield said
+                    if turn.is_over and not reader.done:
+                        break
+        for said in turn.end():
+            yield said
+
+    def _parser(self, request: ChatRequest, prompt: Prompt) -> Parser:
+        return self._format.parser(prompt, request.declared, request.choice, request.parallel, self._new_id)
+
+
+def _upstream_body(
+    request: ChatRequest, body: Mapping[str, Any], prompt: Prompt
+) -> tuple[dict[str, Any], list[str]]:
+    # What the upstream is asked, and the caller's stop strings that did not fit.
+    sent = without_tool_fields(body) | {"messages": prompt.messages}
+    stops = request.stops
+    room = UPSTREAM_LIMIT - len(prompt.stop)
+    if prompt.stop:
+        sent["stop"] = [*stops[:room], *prompt.stop]
+        answer_format = sent.get("response_format")
+        if isinstance(answer_format, dict) and answer_format.get("type") in _WHOLE_ANSWER_FORMATS:
+            del sent["response_format"]
+    return sent, stops[room:] if prompt.stop else []
+
+
+class _Turn:
+    """Goes through the pieces of one answer: one parser for each choice."""
+
+    def __init__(
+        self, request: ChatRequest, prompt: Prompt, new_parser: Callable[[], Parser], local_stops: list[str]
+    ) -> None:
+        include = bool(request.include_stop_str_in_output)
+        self._choices = [
+            _Choice(
+                request,
+                new_parser(),
+                StopStrings(local_stops, include=include) if local_stops else None,
+                prompt,
+            )
+            for _ in range(request.n or 1)
+        ]
+        self._head: Mapping[str, Any] = {}
+        self._begun = 0
+        self._usage: Usage | None = None
+
+    @property
+    def is_over(self) -> bool:
+        """True if nothing that the upstream may still send is wanted."""
+        return all(choice.halted for choice in self._choices)
+
+    def go_on(self, pieces: list[Piece]) -> Iterator[Said]:
+        for piece in pieces:
+            if piece.choice is None:
+                yield from self._whole(piece)
+            elif piece.choice < len(self._choices):
+                yield from self._begin(piece.choice)
+                for event in self._choices[piece.choice].read(piece):
+                    yield piece.choice, event
+
+    def _whole(self, piece: Piece) -> Iterator[Said]:
+        if piece.usage is not None:
+            self._usage = Usage(piece.usage, piece.head)
+        elif not self._begun:
+            self._head = {**self._head, **piece.head}
+        elif piece.head:
+            yield 0, Extras({}, piece.head)
+
+    def _begin(self, choice: int) -> Iterator[Said]:
+        while self._begun <= choice:
+            yield self._begun, TurnStart(self._head)
+            self._begun += 1
+
+    def end(self) -> Iterator[Said]:
+        for index, choice in enumerate(self._choices):
+            yield from self._begin(index)
+            for event in choice.end():
+                yield index, event
+        if self._usage is not None:
+            yield 0, self._usage
+
+
+class _Choice:
+    """Reads one choice and says how it finished."""
+
+    def __init__(
+        self, request: ChatRequest, parser: Parser, stops: StopStrings | None, prompt: Prompt
+    ) -> None:
+        self._demand = request.choice
+        self._parser = parser
+        self._stops = stops
+        self._marker_stops = prompt.stop
+        self._calls = 0
+        self._truncated = False
+        self._finish: str | None = None
+        self._fields: dict[str, Any] = {}
+        self.halted = False
+        self._ended = False
+
+    def read(self, piece: Piece) -> Iterator[Event]:
+        if self._ended:
+            return
+        fields = dict(piece.fields)
+        if piece.finish is not None:
+            self._fields = {name: fields.pop(name) for name in ("stop_reason",) if name in fields}
+        if fields:
+            yield Extras(fields)
+        if piece.reasoning:
+            yield Reasoning(piece.reasoning)
+        if piece.content and not self.halted:
+            yield from self._feed(self._stops.feed(piece.content) if self._stops else piece.content)
+            self._check_stops()
+        if piece.finish is not None:
+            self._finish = self._finish or piece.finish
+            yield from self.end()
+
+    def end(self) -> Iterator[Event]:
+        """The end of the choice, once: UpstreamBroken if the upstream never said that it was finished."""
+        if self._ended:
+            return
+        if self._finish is None and not self.halted:
+            raise UpstreamBroken("The upstream's answer ended before it was finished.")
+        self._ended = True
+        finish = self._finish or "stop"
+        if self._stops and not self.halted:
+            yield from self._feed(self._stops.close())
+        stopped = self._fields.get("stop_reason") in self._marker_stops
+        yield from self._checked(self._parser.close(truncated=finish == "length", stopped=stopped))
+        if stopped:
+            del self._fields["stop_reason"]
+        yield self._turn_end(finish)
+
+    def _turn_end(self, finish: str) -> TurnEnd:
+        if self._truncated:
+            finish = "length"
+        elif self._calls and finish == "stop":
+            finish = "tool_calls"
+        if finish != "length" and not self._calls and self._demand.mode in ("required", "named"):
+            raise ChoiceNotMet(_unmet(self._demand.name))
+        return TurnEnd(finish, self._fields)
+
+    def _check_stops(self) -> None:
+        if self._stops and self._stops.stopped_by is not None:
+            self._finish, self._fields = "stop", {"stop_reason": self._stops.stopped_by}
+            self.halted = True
+
+    def _feed(self, text: str) -> Iterator[Event]:
+        yield from self._checked(self._parser.feed(text))
+
+    def _checked(self, events: list[ParserEvent]) -> Iterator[Event]:
+        for event in events:
+            match event:
+                case CallStart(name=name) if self._demand.mode == "named" and name != self._demand.name:
+                    raise ChoiceNotMet(_unmet(self._demand.name))
+                case CallEnd(truncated=truncated):
+                    self._calls += not truncated
+                    self._truncated = truncated
+                case Halt():
+                    self.halted = True
+            yield event
+
+
+def _unmet(name: str | None) -> str:
+    wanted = f"'{name}'" if name else "a tool"
+    return f"The model did not call {wanted}, although tool_choice demands it; ask again or word the request clearer."

@@ -1,0 +1,197 @@
+"""Events -> OpenAI's chat.completion.chunk objects, and the same events -> one chat.completion.
+
+What SDKs demand of the chunks (seen with openai 3.52 and langchain-openai 1.7): the role once per choice and first;
+a call's id, type and name once, with `arguments: ""`, and no null or empty ones after; choices first appear in
+ascending order; one finish chunk per choice; the usage chunk has `choices: []` and is the last.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from proxy.events import CallArguments, CallStart, Event, Extras, Reasoning, Text, TurnEnd, TurnStart, Usage
+
+Chunk = dict[str, Any]
+
+#: The fields that stand on every chunk; any other of the answer's fields stands on one.
+_LASTING = ("id", "created", "model", "system_fingerprint", "service_tier")
+
+
+@dataclass(frozen=True, slots=True)
+class Style:
+    """How an answer is written: `legacy` in `function_call`; the name of the reasoning field."""
+
+    legacy: bool = False
+    reasoning_field: str = "reasoning_content"
+
+
+class ChunkWriter:
+    """Writes one streamed answer. `defaults` are `id`, `created` and `model`, should the upstream not send them."""
+
+    def __init__(self, style: Style, defaults: Mapping[str, Any]) -> None:
+        self._style = style
+        self._head: Chunk = {**defaults, "object": "chat.completion.chunk"}
+        self._once: Chunk = {}
+        self._extras: dict[int, Chunk] = {}
+        self._begun: set[int] = set()
+        self._said: set[int] = set()
+
+    def write(self, choice: int, event: Event) -> list[Chunk]:
+        """The chunks that tell of the event; most events make one."""
+        match event:
+            case TurnStart(head):
+                return self._start(choice, head)
+            case Text(text):
+                self._said.add(choice)
+                return [self._chunk(choice, {"content": text})]
+            case Reasoning(text):
+                self._said.add(choice)
+                return [self._chunk(choice, {self._style.reasoning_field: text})]
+            case CallStart(index, call_id, name):
+                self._said.add(choice)
+                return [self._chunk(choice, self._call(index, call_id, name))] if self._wanted(index) else []
+            case CallArguments(index, text):
+                return [self._chunk(choice, self._arguments(index, text))] if self._wanted(index) else []
+            case Extras(fields, head):
+                self._once |= head
+                self._extras.setdefault(choice, {}).update(fields)
+                return []
+            case TurnEnd():
+                return self._end(choice, event)
+            case Usage(usage, head):
+                return [{**self._head, **self._take_once(), **head, "choices": [], "usage": dict(usage)}]
+            case _:
+                return []
+
+    def _start(self, choice: int, head: Mapping[str, Any]) -> list[Chunk]:
+        if not self._begun:
+            self._head |= {name: head[name] for name in _LASTING if head.get(name)}
+            self._once = {
+                name: value for name, value in head.items() if name not in _LASTING and value is not None
+            }
+        begun = [index for index in range(choice + 1) if index not in self._begun]
+        self._begun |= set(begun)
+        return [self._chunk(index, {"role": "assistant", "content": None}) for index in begun]
+
+    def _end(self, choice: int, event: TurnEnd) -> list[Chunk]:
+        # An empty answer is an empty text, as when it is not streamed.
+        silent = [] if choice in self._said else [self._chunk(choice, {"content": ""})]
+        finish = _finish(event.finish_reason, self._style)
+        return [*silent, self._chunk(choice, {}, finish, event.fields)]
+
+    def _wanted(self, index: int) -> bool:
+        # The older form has room for one call only.
+        return index == 0 or not self._style.legacy
+
+    def _call(self, index: int, call_id: str, name: str) -> Chunk:
+        function = {"name": name, "arguments": ""}
+        if self._style.legacy:
+            return {"function_call": function}
+        return {"tool_calls": [{"index": index, "id": call_id, "type": "function", "function": function}]}
+
+    def _arguments(self, index: int, text: str) -> Chunk:
+        if self._style.legacy:
+            return {"function_call": {"arguments": text}}
+        return {"tool_calls": [{"index": index, "function": {"arguments": text}}]}
+
+    def _chunk(
+        self, choice: int, delta: Chunk, finish: str | None = None, fields: Mapping[str, Any] | None = None
+    ) -> Chunk:
+        written: Chunk = {"index": choice, "delta": delta, "logprobs": None, "finish_reason": finish}
+        if self._extras:
+            written |= self._extras.pop(choice, {})
+        if fields:
+            written |= fields
+        return (
+            {**self._head, **self._take_once(), "choices": [written]} if self._once else self._plain(written)
+        )
+
+    def _plain(self, written: Chunk) -> Chunk:
+        return {**self._head, "choices": [written]}
+
+    def _take_once(self) -> Chunk:
+        once, self._once = self._once, {}
+        return once
+
+
+@dataclass(slots=True)
+class _Choice:
+    text: list[str] = field(default_factory=list)
+    reasoning: list[str] = field(default_factory=list)
+    calls: list[tuple[str, str, list[str]]] = field(default_factory=list)
+    fields: dict[str, Any] = field(default_factory=dict)
+    finish: str = "stop"
+
+    def add(self, event: Event) -> None:
+        match event:
+            case Text(text):
+                self.text.append(text)
+            case Reasoning(text):
+                self.reasoning.append(text)
+            case CallStart(_, call_id, name):
+                self.calls.append((call_id, name, []))
+            case CallArguments(index, text):
+                self.calls[index][2].append(text)
+            case Extras(fields):
+                self.fields |= fields
+            case TurnEnd(finish, fields):
+                self.finish = finish
+                self.fields |= fields
+
+    def message(self, style: Style) -> dict[str, Any]:
+        silent = not self.text and (self.calls or self.reasoning)
+        message: dict[str, Any] = {
+            "role": "assistant",
+            "content": None if silent else "".join(self.text),
+            "refusal": None,
+        }
+        if self.reasoning:
+            message[style.reasoning_field] = "".join(self.reasoning)
+        calls = [
+            {"id": call_id, "type": "function", "function": {"name": name, "arguments": "".join(arguments)}}
+            for call_id, name, arguments in self.calls
+        ]
+        if calls and style.legacy:
+            message["function_call"] = calls[0]["function"]
+        elif calls:
+            message["tool_calls"] = calls
+        return message
+
+
+class Collector:
+    """Folds the same events into one chat.completion."""
+
+    def __init__(self, style: Style, defaults: Mapping[str, Any]) -> None:
+        self._style = style
+        self._head: dict[str, Any] = {**defaults, "object": "chat.completion"}
+        self._choices: dict[int, _Choice] = {}
+        self._usage: dict[str, Any] = {}
+
+    def add(self, choice: int, event: Event) -> None:
+        """Goes on by an event."""
+        match event:
+            case TurnStart(head):
+                self._head |= {name: value for name, value in head.items() if value is not None}
+                self._choices[choice] = _Choice()
+            case Usage(usage):
+                self._usage = {"usage": dict(usage)}
+            case _:
+                self._choices[choice].add(event)
+
+    def completion(self) -> dict[str, Any]:
+        """The whole answer."""
+        choices = [self._written(index, self._choices[index]) for index in sorted(self._choices)]
+        return {**self._head, "choices": choices, **self._usage}
+
+    def _written(self, index: int, choice: _Choice) -> dict[str, Any]:
+        return {
+            "index": index,
+            "message": choice.message(self._style),
+            "logprobs": None,
+            "finish_reason": _finish(choice.finish, self._style),
+            **choice.fields,
+        }
+
+
+def _finish(reason: str, style: Style) -> str:
+    return "function_call" if style.legacy and reason == "tool_calls" else reason

@@ -1,0 +1,155 @@
+"""The `florette` command.
+
+    florette serve [--upstream URL] [--upstream-key KEY] [--host 127.0.0.1] [--port 8080] [--config FILE]
+
+Exit codes: 0 after SIGTERM or Ctrl-C, 1 if the address cannot be had, 2 for a bad flag or config.
+"""
+
+import argparse
+import asyncio
+import logging
+import signal
+import socket
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+import uvicorn
+from fastapi import FastAPI
+from starlette.types import ASGIApp
+
+from proxy.app import create_app
+from proxy.config import Config, ConfigError
+from proxy.demo import create_demo
+
+#: How long a listening socket keeps waiting connections: uvicorn's default, named since we make our own socket.
+_BACKLOG = 2048
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Runs the command and gives its exit code."""
+    parsed = _parser().parse_args(arguments)
+    flags = {name: getattr(parsed, name) for name in ("upstream", "upstream_key", "host", "port")}
+    try:
+        config = Config.load(flags, parsed.config)
+    except ConfigError as error:
+        print(error, file=sys.stderr)
+        return 2
+    return _serve(config)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="florette", description="OpenAI tool calls over a plain vLLM.")
+    serve = parser.add_subparsers(required=True, metavar="COMMAND").add_parser("serve", help="serve the API")
+    serve.add_argument(
+        "--upstream", metavar="URL", help="the vLLM to use, ending in /v1 (none: a built-in demo)"
+    )
+    serve.add_argument(
+        "--upstream-key", metavar="KEY", help="sent to the upstream instead of the caller's key"
+    )
+    serve.add_argument("--host", help="address to listen on (127.0.0.1)")
+    serve.add_argument("--port", type=int, help="port to listen on (8080); 0 picks a free one")
+    serve.add_argument("--config", type=Path, metavar="FILE", help="a YAML file, as config.example.yaml")
+    return parser
+
+
+class _Server(uvicorn.Server):
+    """uvicorn's server, telling when it is ready, and leaving signals to `_serve`, so that SIGTERM ends with 0."""
+
+    def __init__(self, app: ASGIApp, sock: socket.socket, config: Config, ready: Callable[[], None]) -> None:
+        super().__init__(
+            uvicorn.Config(
+                app,
+                log_config=None,
+                access_log=False,
+                server_header=False,
+                # Whole seconds is what uvicorn takes; None would wait without end.
+                timeout_graceful_shutdown=max(1, round(config.grace_s)),
+                backlog=_BACKLOG,
+            )
+        )
+        self._sock = sock
+        self._ready = ready
+
+    async def run_until_told(self) -> None:
+        """Serves until `should_exit`."""
+        await self.serve(sockets=[self._sock])
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        """Tells that the server is ready once it is."""
+        await super().startup(sockets)
+        self._ready()
+
+    @contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        """Captures none."""
+        yield
+
+
+def _serve(config: Config) -> int:
+    logging.basicConfig(
+        level=config.log_level.upper(), format="%(asctime)s %(levelname)s %(name)s: %(message)s"
+    )
+    for chatty in ("uvicorn", "httpx"):
+        logging.getLogger(chatty).setLevel(logging.WARNING)
+    try:
+        sock = _listen(config.host, config.port)
+    except OSError as error:
+        print(f"Cannot listen on {config.host}:{config.port}: {error.strerror or error}.", file=sys.stderr)
+        return 1
+    with asyncio.Runner(loop_factory=uvicorn.Config(FastAPI(), log_config=None).get_loop_factory()) as runner:
+        runner.run(_run(config, sock))
+    return 0
+
+
+def _listen(host: str, port: int) -> socket.socket:
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    sock = socket.socket(family)
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        sock.bind((host, port))
+    except BaseException:
+        sock.close()
+        raise
+    return sock
+
+
+def _url(sock: socket.socket) -> str:
+    host, port = sock.getsockname()[:2]
+    return f"http://[{host}]:{port}/v1" if ":" in host else f"http://{host}:{port}/v1"
+
+
+async def _run(config: Config, sock: socket.socket) -> None:
+    if config.upstream is not None:
+        await _run_proxy(config, sock, config.upstream)
+        return
+    demo_sock = _listen("127.0.0.1", 0)
+    demo_ready = asyncio.Event()
+    demo = _Server(create_demo(), demo_sock, config, demo_ready.set)
+    async with asyncio.TaskGroup() as group:
+        group.create_task(demo.run_until_told())
+        await demo_ready.wait()
+        await _run_proxy(
+            config.model_copy(update={"upstream": _url(demo_sock)}),
+            sock,
+            "the built-in demo upstream: NO MODEL behind it, set --upstream URL to use one",
+        )
+        demo.should_exit = True
+
+
+async def _run_proxy(config: Config, sock: socket.socket, upstream: str) -> None:
+    def ready() -> None:
+        print(f"florette is ready on {_url(sock)} (upstream: {upstream})", flush=True)
+
+    server = _Server(create_app(config), sock, config, ready)
+
+    def stop() -> None:
+        # A second signal does not wait for running answers.
+        server.force_exit = server.should_exit
+        server.should_exit = True
+
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stop)
+    await server.run_until_told()

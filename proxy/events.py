@@ -1,0 +1,103 @@
+"""What a turn can say: the values that pass from the parser to whoever writes the answer.
+
+    TurnStart  (Reasoning | Text | CallStart CallArguments* CallEnd | Extras)*  [Halt] [Dropped]  TurnEnd    for each choice
+    Usage                                                                                           once, at the end
+
+Calls never interleave: CallEnd of one comes before CallStart of the next, and indexes count up from 0.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+
+@dataclass(frozen=True, slots=True)
+class TurnStart:
+    """The upstream has begun to answer. `head` holds the answer's top-level fields (`id`, `model`, ...)."""
+
+    head: Mapping[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Reasoning:
+    """A piece of the model's thinking."""
+
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class Text:
+    """A piece of the answer's content."""
+
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class CallStart:
+    """A call begins. `name` is whole and final."""
+
+    index: int
+    id: str
+    name: str
+
+
+@dataclass(frozen=True, slots=True)
+class CallArguments:
+    """A piece of the JSON text of the call's arguments."""
+
+    index: int
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class CallEnd:
+    """A call is complete, or `truncated`: then its arguments are a prefix and the finish is `length`.
+
+    `repairs` counts the places where the model's text was not JSON and had to be mended.
+    """
+
+    index: int
+    repairs: int = 0
+    truncated: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Halt:
+    """Nothing that follows is wanted: the upstream may be dropped."""
+
+
+@dataclass(frozen=True, slots=True)
+class Dropped:
+    """So many characters around the calls (prose behind them) were not passed on, blanks not counted."""
+
+    characters: int
+
+
+@dataclass(frozen=True, slots=True)
+class Extras:
+    """Fields of an upstream chunk that travel as they are: of the choice (`logprobs`), and of the answer's head."""
+
+    fields: Mapping[str, Any]
+    head: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class TurnEnd:
+    """A choice is finished. `fields` are further fields of the finish chunk's choice (`stop_reason`)."""
+
+    finish_reason: str
+    fields: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Usage:
+    """The upstream's token counts, and top-level fields that came with them; they belong to no choice."""
+
+    usage: Mapping[str, Any]
+    head: Mapping[str, Any] = field(default_factory=dict)
+
+
+#: What a parser gives: everything that can be read off the text alone.
+ParserEvent = Reasoning | Text | CallStart | CallArguments | CallEnd | Halt | Dropped
+
+Event = TurnStart | ParserEvent | Extras | TurnEnd | Usage

@@ -1,0 +1,322 @@
+"""The ✿ format's reader: the model's text -> events.
+
+A call is recognised wherever `✿FUNCTION✿` is followed by a declared name and then by a line end, `✿ARGS✿`, JSON or
+the end; an unknown name only at the start of a line, outside code fences, and with `✿ARGS✿` behind it. Everything
+else is text. The states between a marker and the arguments, beside those of `parsing`:
+
+    _opening   what is left of `✿RETURN✿: ` at the start of an answer to results      -> _gap -> _plain
+    _header    behind ✿FUNCTION✿: a name?                                             -> _named | _unknown | _plain
+    _named     behind a declared name: ✿ARGS✿, JSON, a code block, or nothing         -> _input | _plain
+    _unknown   behind another name: ✿ARGS✿ or it was text                             -> _input | _plain
+    _input     behind ✿ARGS✿: what kind of input?                                     -> _reading | _plain
+
+Source: Qwen-Agent 0.0.34 `qwen_fncall_prompt.py`; `docs/format-qwen.md` lists where this reading differs from it.
+"""
+
+import re
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from proxy.formats.arguments import ObjectReader
+from proxy.formats.base import Prompt
+from proxy.formats.fences import MAX_FENCE_LINE, OPENING, BareReader, BlockReader
+from proxy.formats.markers import DECORATION, Scanner
+from proxy.formats.parsing import CallParser
+from proxy.formats.qwen_templates import ARGS, FUNCTION, RESULT, RETURN
+from proxy.wire import Tool
+
+#: What every marker begins with, and what cannot stand in JSON outside a string.
+LEAD = "✿"
+
+#: Qwen-Agent asks for a Markdown block instead of JSON from the tool of this name.
+CODE_TOOL = "code_interpreter"
+
+#: The longest line behind ✿FUNCTION✿ that is waited for: a name of 64 characters with decoration, twice over.
+_MAX_HEADER = 160
+#: So many blanks may stand between a marker and what it waits for; more is text.
+_MAX_BLANKS = 64
+
+_QUOTES = "\"'`“”‘’「」[]()（）:："
+_HEADER_LEAD = re.compile(r"[\s*:：\"'`“”‘’「\[]*")
+_HEADER_END = re.compile(rf"[\n{{]|{LEAD}(?:FUNCTION|ARGS|RESULT|RETURN){LEAD}", re.IGNORECASE | re.ASCII)
+#: `工具1: name`, as models copy it from the parallel template.
+_NUMBERED = re.compile(r"(?:工具|tool)\s*\d*\s*[:：]\s*(.+)", re.IGNORECASE | re.DOTALL)
+_NAME = re.compile(r"[\w-]{1,64}")
+_BLANKS = re.compile(rf"[{re.escape(DECORATION)}]*")
+_INPUT_LEAD = re.compile(rf"[{re.escape(DECORATION)}:：]*")
+_NULL = re.compile(rf"(?:null|None)(?![^\s{LEAD}])")
+_RETURN_COLON = re.compile(r"：|:(?=[^\x21-\x7e]|\Z)")
+_GAP = re.compile(r"[ \t]*\n?")
+#: What a JSON value that is no object begins with; a tool's input never is one.
+_OTHER_JSON = re.compile(r"[\[\"\d-]|(?:true|false|True|False)\b")
+
+
+class QwenParser(CallParser):
+    """Reads one answer in the ✿ format; a prefill is read as if the model had said it."""
+
+    def __init__(
+        self, prompt: Prompt, tools: Sequence[Tool], new_id: Callable[[], str], *, single: bool
+    ) -> None:
+        markers = {
+            FUNCTION: self._at_function,
+            ARGS: self._at_args,
+            RESULT: self._at_end,
+            RETURN: self._at_end,
+        }
+        super().__init__(markers, new_id, single=single)
+        self._literals = Scanner(list(markers))
+        self._tools = {tool.model_name: tool for tool in tools}
+        self._tool: Tool | None = None
+        self._name = ""
+        self._raw = ""
+        self._prose = False
+        self._returned = False
+        self._prefilled = bool(prompt.prefill)
+        if prompt.prefill:
+            self._text = prompt.prefill.removeprefix(FUNCTION)
+            self._unsaid = len(self._text)
+            self._state = self._header
+        elif prompt.after_results:
+            self._state = self._opening
+
+    def _at_function(self, raw: str) -> None:
+        self._begin_header(raw, self._header)
+
+    def _at_args(self, raw: str) -> None:
+        # One ✿FUNCTION✿ with several ✿ARGS✿ is several calls of that tool; before any call it is text.
+        if self._calls:
+            self._begin_header(raw, self._input)
+        else:
+            self._say(raw)
+
+    def _at_end(self, _: str) -> None:
+        self._halt()
+
+    def _begin_header(self, raw: str, state: Callable[[], bool]) -> None:
+        self._raw, self._unsaid = raw, 0
+        self._state = state
+        if self._calls and self._single:
+            self._halt()
+
+    def _opening(self) -> bool:
+        blanks = _BLANKS.match(self._text, self._at)
+        at = blanks.end() if blanks else self._at
+        if (
+            at - self._at <= _MAX_BLANKS
+            and not self._closing
+            and self._literals.partial(self._text, at) == at
+        ):
+            return False
+        found = self._literals.match(self._text, at)
+        if found and found.literal == RETURN and not self._returned:
+            self._returned, self._at = True, found.end
+            return True
+        char = self._text[at : at + 1]
+        if char == ":" and at + 1 == len(self._text) and not self._closing and not self._returned:
+            return False
+        self._state = self._plain
+        if char in (":", "：") and (self._returned or _RETURN_COLON.match(self._text, at)):
+            self._at = at + 1
+            self._state = self._gap
+        return True
+
+    def _gap(self) -> bool:
+        gap = _GAP.match(self._text, self._at)
+        assert gap is not None
+        self._at = gap.end()
+        if self._at == len(self._text) and not gap.group().endswith("\n"):
+            return False
+        self._state = self._plain
+        return True
+
+    def _header(self) -> bool:
+        lead = _HEADER_LEAD.match(self._text, self._at)
+        begin = lead.end() if lead else self._at
+        stop = _HEADER_END.search(self._text, begin)
+        if stop is None and self._may_become_name(begin):
+            return False
+        end = stop.start() if stop else len(self._text)
+        behind = stop.group() if stop else ""
+        if stop is None and not self._closing:
+            end = self._literals.partial(self._text, begin)
+        name = self._text[begin:end].strip(DECORATION + _QUOTES)
+        self._take_raw(end)
+        if self._resolve(name) and (stop or (self._closing and not self._truncated)):
+            self._state = self._named
+        elif self._counts_unknown and (behind == "\n" or behind.upper() == ARGS) and self._guess(name):
+            self._state = self._unknown
+        else:
+            self._reject()
+        return True
+
+    @property
+    def _counts_unknown(self) -> bool:
+        return self._lines.at_start and not self._lines.in_fence
+
+    def _may_become_name(self, begin: int) -> bool:
+        if self._closing or len(self._text) - self._at > _MAX_HEADER:
+            return False
+        said = self._text[begin:].partition(LEAD)[0].strip(DECORATION + _QUOTES)
+        return self._counts_unknown or any(name.startswith(said) for name in self._tools)
+
+    def _resolve(self, name: str) -> bool:
+        if name not in self._tools and self._counts_unknown and (numbered := _NUMBERED.fullmatch(name)):
+            name = numbered.group(1)
+        self._tool = self._tools.get(name)
+        self._name = self._tool.name if self._tool else name
+        self._prose = False
+        return self._tool is not None
+
+    def _guess(self, name: str) -> bool:
+        # `get_weather (Paris)`: a declared name with something behind it; or a name that nobody declared.
+        first = _NAME.match(name)
+        return first is not None and (self._resolve(first.group()) or first.group() == name)
+
+    def _named(self) -> bool:
+        if not self._prose:
+            self._skip(_BLANKS)
+        if self._at == len(self._text):
+            return self._closing and self._no_input()
+        found = self._literals.match(self._text, self._at)
+        if found and found.literal == ARGS:
+            self._take_raw(found.end)
+            self._state = self._input
+        elif found and self._prefilled and found.literal == FUNCTION:
+            # The model begins the call that was begun for it anew.
+            self._state, self._prefilled = self._plain, False
+        elif found:
+            self._no_input()
+        elif self._waits():
+            return False
+        elif not self._prose and self._text[self._at] in "{`":
+            self._state = self._input
+        elif self._prefilled:
+            self._reject()
+        else:
+            return self._skip_prose()
+        return True
+
+    def _skip_prose(self) -> bool:
+        # Prose between the name and ✿ARGS✿.
+        self._prose = True
+        found = self._literals.find(self._text, self._at)
+        end = found.start if found else self._waiting_end(self._literals)
+        self._drop(self._text[self._at : end])
+        self._at = end
+        return found is not None or self._closing
+
+    def _unknown(self) -> bool:
+        self._skip(_BLANKS)
+        found = self._literals.match(self._text, self._at)
+        if found and found.literal == ARGS:
+            self._take_raw(found.end)
+            self._state = self._input
+        elif not found and len(self._raw) <= 2 * _MAX_HEADER and self._waits():
+            return False
+        else:
+            self._reject()
+        return True
+
+    def _input(self) -> bool:
+        self._skip(_INPUT_LEAD)
+        if self._at == len(self._text):
+            return self._closing and self._no_input()
+        if self._literals.match(self._text, self._at):
+            return self._no_input()
+        if self._waits() or self._may_become_null():
+            return False
+        if null := _NULL.match(self._text, self._at):
+            self._at = null.end()
+            return self._no_input()
+        return self._choose_reader()
+
+    def _choose_reader(self) -> bool:
+        char = self._text[self._at]
+        key = self._text_key()
+        if char == "{":
+            self._read(ObjectReader(LEAD))
+        elif char == "`" and not self._closing and not self._block_is_clear():
+            return False
+        elif char == "`" and (block := OPENING.match(self._text, self._at)):
+            self._read_block(block, key)
+        elif key and (self._is_code or not _OTHER_JSON.match(self._text, self._at)):
+            self._read(BareReader(key, LEAD))
+        else:
+            self._reject()
+        return True
+
+    def _block_is_clear(self) -> bool:
+        # The opening line, and what the block begins with, decide whether it holds JSON or code.
+        block = OPENING.match(self._text, self._at)
+        behind = self._text[block.end() :] if block else ""
+        return bool(behind.strip()) or len(self._text) - self._at > MAX_FENCE_LINE
+
+    def _read_block(self, block: re.Match[str], key: str | None) -> None:
+        inner = self._text.find("{", block.end())
+        begins_json = inner >= 0 and not self._text[block.end() : inner].strip()
+        language = block.group().strip("`\n ").lower()
+        if begins_json and (language.startswith("json") or not self._is_code):
+            self._at = inner
+            self._read(ObjectReader(LEAD))
+        elif key:
+            self._at = block.end()
+            self._read(BlockReader(key, block.group(1), LEAD))
+        else:
+            self._reject()
+
+    @property
+    def _is_code(self) -> bool:
+        return self._tool is not None and is_code_tool(self._tool)
+
+    def _text_key(self) -> str | None:
+        """The parameter that takes text written without JSON: `code`, or the only string there is."""
+        if self._tool is None:
+            return None
+        properties = self._tool.properties
+        if "code" in properties or (self._is_code and not properties):
+            return "code"
+        strings = [name for name, schema in properties.items() if _is_string(schema)]
+        needed = [name for name in strings if name in self._tool.required] or strings
+        return needed[0] if len(needed) == 1 else None
+
+    # -- what states do ------------------------------------------------------------------------------------
+
+    def _take_raw(self, end: int) -> None:
+        self._raw += self._text[self._at : end]
+        self._at = end
+
+    def _skip(self, pattern: re.Pattern[str]) -> None:
+        if blanks := pattern.match(self._text, self._at):
+            self._take_raw(blanks.end())
+
+    def _waits(self) -> bool:
+        # True if a marker may be coming right here.
+        return not self._closing and self._literals.partial(self._text, self._at) == self._at
+
+    def _may_become_null(self) -> bool:
+        said = self._text[self._at :]
+        return not self._closing and any(word.startswith(said) for word in ("null", "None"))
+
+    def _reject(self) -> None:
+        said, self._raw = self._raw[self._unsaid :], ""
+        self._prefilled = False
+        self._state = self._plain
+        self._say(said)
+
+    def _no_input(self) -> bool:
+        self._prefilled = False
+        self._empty_call(self._name)
+        return True
+
+    def _read(self, reader: ObjectReader | BlockReader | BareReader) -> None:
+        self._prefilled = False
+        self._begin_call(self._name, reader)
+
+
+def _is_string(schema: Any) -> bool:
+    return isinstance(schema, dict) and schema.get("type") == "string" and "enum" not in schema
+
+
+def is_code_tool(tool: Tool) -> bool:
+    """True if the prompt asks for the tool's input as a Markdown code block."""
+    return tool.model_name == CODE_TOOL and tool.args_format is None

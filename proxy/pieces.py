@@ -1,0 +1,126 @@
+"""What an upstream sends -> pieces of its choices, in one shape whatever the server's version and mood.
+
+Source: vLLM 0.32.0 on the wire (and older ones for `reasoning_content`): many chunks are empty, the finish chunk may
+carry text, one read may hold many chunks. Neighbouring chunks that carry nothing but text become one piece, so
+that a burst costs one pass through the parser instead of hundreds.
+"""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import orjson
+
+from proxy.errors import UpstreamBroken
+from proxy.sse import DONE
+
+_HEAD_WITHOUT = frozenset(("object", "choices", "usage"))
+_HEAD_USUAL = frozenset(("id", "object", "created", "model", "choices"))
+_CHOICE_USUAL = frozenset(("index", "delta", "message", "finish_reason"))
+_NOTHING: Mapping[str, Any] = {}
+
+
+@dataclass(slots=True)
+class Piece:
+    """A part of choice `choice`, or with `choice` None of the answer as a whole.
+
+    `fields` are further fields of the choice, `head` of the answer; `usage` comes without a choice.
+    """
+
+    choice: int | None
+    content: str = ""
+    reasoning: str = ""
+    finish: str | None = None
+    fields: Mapping[str, Any] = field(default_factory=dict)
+    head: Mapping[str, Any] = field(default_factory=dict)
+    usage: Mapping[str, Any] | None = None
+
+
+class PieceReader:
+    """Reads the payloads of one streamed answer."""
+
+    def __init__(self) -> None:
+        self._first: Mapping[str, Any] | None = None
+        self.done = False
+
+    def feed(self, payloads: Iterable[bytes]) -> list[Piece]:
+        """The pieces in these payloads. UpstreamBroken for what is no chunk, or reports an error."""
+        pieces: list[Piece] = []
+        for payload in payloads:
+            if payload == DONE:
+                self.done = True
+                break
+            chunk = _parsed(payload)
+            head = self._head(chunk)
+            choices = chunk.get("choices") or ()
+            if head or not choices:
+                usage = None if choices else chunk.get("usage")
+                pieces.append(Piece(None, head=head, usage=usage))
+            for choice in choices:
+                _add(pieces, choice, choice.get("delta") or _NOTHING)
+        return pieces
+
+    def _head(self, chunk: dict[str, Any]) -> Mapping[str, Any]:
+        if self._first is None:
+            self._first = {name: value for name, value in chunk.items() if name not in _HEAD_WITHOUT}
+            return self._first
+        if len(chunk) == len(_HEAD_USUAL):
+            return _NOTHING
+        usual = _HEAD_USUAL if chunk.get("choices") else _HEAD_WITHOUT
+        new = (item for item in chunk.items() if item[0] not in usual and item[1] is not None)
+        return {name: value for name, value in new if self._first.get(name) != value}
+
+
+def read_whole(body: bytes) -> list[Piece]:
+    """The pieces of an answer that was not streamed. UpstreamBroken for what is none."""
+    answer = _parsed(body)
+    choices = answer.get("choices")
+    if not isinstance(choices, list):
+        raise UpstreamBroken("The upstream's answer has no choices; is it a chat server?")
+    pieces = [Piece(None, head={name: value for name, value in answer.items() if name not in _HEAD_WITHOUT})]
+    for choice in choices:
+        _add(
+            pieces,
+            {**choice, "finish_reason": choice.get("finish_reason") or "stop"},
+            choice.get("message") or {},
+        )
+    if answer.get("usage") is not None:
+        pieces.append(Piece(None, usage=answer["usage"]))
+    return pieces
+
+
+def _parsed(payload: bytes) -> dict[str, Any]:
+    try:
+        chunk = orjson.loads(payload)
+    except orjson.JSONDecodeError:
+        raise UpstreamBroken("The upstream sent something that is not JSON.") from None
+    if not isinstance(chunk, dict):
+        raise UpstreamBroken("The upstream sent JSON that is not an object.")
+    if error := chunk.get("error"):
+        message = error.get("message") if isinstance(error, dict) else error
+        raise UpstreamBroken(f"The upstream failed while it answered: {message}")
+    return chunk
+
+
+def _add(pieces: list[Piece], choice: dict[str, Any], said: Mapping[str, Any]) -> None:
+    index = choice.get("index") or 0
+    content = said.get("content") or ""
+    reasoning = said.get("reasoning") or said.get("reasoning_content") or ""
+    finish = choice.get("finish_reason")
+    fields = {
+        name: value for name, value in choice.items() if value is not None and name not in _CHOICE_USUAL
+    }
+    last = pieces[-1] if pieces else None
+    if (
+        last is None
+        or last.choice != index
+        or last.finish
+        or fields
+        or last.fields
+        or (last.content and reasoning)
+    ):
+        pieces.append(Piece(index, content, reasoning, finish, fields))
+    else:
+        last.content += content
+        last.reasoning += reasoning
+        last.finish = finish

@@ -1,0 +1,265 @@
+"""The HTTP surface: OpenAI's paths -> turns and pass-through.
+
+POST /v1/chat/completions     with tools, or calls in the history: a turn; else passed through byte for byte
+GET  /v1/models               the upstream's
+POST /v1/completions, /v1/embeddings, /v1/rerank, /tokenize, /detokenize      passed through
+GET  /healthz                 we live
+GET  /readyz                  the upstream answers
+"""
+
+import json
+import logging
+from collections.abc import AsyncGenerator, Callable, Mapping
+from contextlib import aclosing
+from dataclasses import dataclass
+from typing import Any
+
+from fastapi import APIRouter, FastAPI, Request
+from fastapi.responses import JSONResponse, Response
+from starlette.exceptions import HTTPException
+
+from proxy.answers import EVENT_STREAM, Answer, Outlet
+from proxy.chat import Chat, Said, without_tool_fields
+from proxy.chunks import ChunkWriter, Collector, Style
+from proxy.errors import FloretteError, InvalidRequest, NoSuchRoute, RequestTooLarge, UpstreamBroken
+from proxy.events import CallEnd, Dropped
+from proxy.sse import encode, encode_done
+from proxy.upstream import Upstream
+from proxy.wire import ChatRequest, read_request
+
+logger = logging.getLogger(__name__)
+
+#: Passed through: path, and whether it is below /v1.
+_PASSED = (
+    ("/v1/completions", "/completions", False),
+    ("/v1/embeddings", "/embeddings", False),
+    ("/v1/rerank", "/rerank", False),
+    ("/tokenize", "/tokenize", True),
+    ("/detokenize", "/detokenize", True),
+)
+
+#: Headers of the upstream's answer that are of its own hop, or that are no longer true.
+_NOT_PASSED = frozenset(
+    (
+        "connection",
+        "keep-alive",
+        "transfer-encoding",
+        "te",
+        "trailer",
+        "upgrade",
+        "proxy-authenticate",
+        "date",
+        "server",
+    )
+)
+
+#: So much of a body that is too large is still read, times the limit, so that the caller can read the refusal.
+_READ_BEYOND = 8
+
+
+@dataclass(frozen=True, slots=True)
+class Service:
+    """What the routes need; `now` gives seconds since 1970, `new_id` an answer's id."""
+
+    upstream: Upstream
+    chat: Chat
+    max_body_bytes: int
+    reasoning_field: str
+    now: Callable[[], float]
+    new_id: Callable[[], str]
+
+
+def add_routes(app: FastAPI, service: Service) -> None:
+    """Puts the surface onto the app; every error comes out in OpenAI's shape."""
+    router = APIRouter()
+    _add_chat(router, service)
+    _add_passed(router, service)
+    _add_health(router, service)
+    app.include_router(router)
+    app.add_exception_handler(FloretteError, _error_answer)
+    app.add_exception_handler(HTTPException, _unknown_route)
+
+
+def _add_chat(router: APIRouter, service: Service) -> None:
+    @router.post("/v1/chat/completions")
+    async def chat_completions(request: Request) -> Response:
+        raw = await _body(request, service.max_body_bytes)
+        body = _json(raw)
+        chat_request = read_request(body)
+        headers = request.headers
+        if not chat_request.declared and not chat_request.has_calls:
+            plain = without_tool_fields(body)
+            content = raw if len(plain) == len(body) else json.dumps(plain).encode()
+            streamed = bool(chat_request.stream)
+            return _passed(service, "POST", "/chat/completions", content, headers, streamed=streamed)
+        events = service.chat.turn(chat_request, body, headers)
+        write = _streamed if chat_request.stream else _whole
+        return Answer(lambda outlet: write(outlet, events, chat_request, service))
+
+
+def _add_passed(router: APIRouter, service: Service) -> None:
+    def add(path: str, upstream_path: str, root: bool) -> None:
+        @router.post(path)
+        async def passed(request: Request) -> Response:
+            raw = await _body(request, service.max_body_bytes)
+            streamed = _json(raw).get("stream") is True
+            return _passed(service, "POST", upstream_path, raw, request.headers, streamed=streamed, root=root)
+
+    for path, upstream_path, root in _PASSED:
+        add(path, upstream_path, root)
+
+    @router.get("/v1/models")
+    async def models(request: Request) -> Response:
+        return _passed(service, "GET", "/models", b"", request.headers, streamed=False)
+
+
+def _add_health(router: APIRouter, service: Service) -> None:
+    @router.get("/healthz")
+    async def healthz() -> dict[str, str]:
+        return {"status": "ok"}
+
+    @router.get("/readyz")
+    async def readyz(request: Request) -> Response:
+        async with service.upstream.send("GET", "/models", b"", request.headers, streamed=True) as response:
+            await service.upstream.read_all(response)
+        return JSONResponse({"status": "ok"})
+
+
+# -- requests ----------------------------------------------------------------------------------------------
+
+
+async def _body(request: Request, limit: int) -> bytes:
+    declared = request.headers.get("content-length", "")
+    said: list[bytes] = []
+    size = 0
+    async for data in request.stream():
+        size += len(data)
+        if size <= limit:
+            said.append(data)
+        elif size > _READ_BEYOND * limit:
+            break
+    if size > limit or (declared.isdigit() and int(declared) > limit):
+        raise RequestTooLarge(f"The request body is larger than the {limit:,} bytes that this server takes.")
+    return b"".join(said)
+
+
+def _json(raw: bytes) -> dict[str, Any]:
+    try:
+        body = json.loads(raw, parse_constant=_no_constant)
+    except (ValueError, RecursionError) as error:
+        reason = str(error) if isinstance(error, json.JSONDecodeError) else "it cannot be read"
+        raise InvalidRequest(f"The request body is not valid JSON: {reason}.") from None
+    if not isinstance(body, dict):
+        raise InvalidRequest("The request body must be a JSON object.")
+    return body
+
+
+def _no_constant(name: str) -> None:
+    raise ValueError(f"{name} is not JSON")
+
+
+# -- answers -----------------------------------------------------------------------------------------------
+
+
+async def _streamed(
+    outlet: Outlet, events: AsyncGenerator[Said, None], request: ChatRequest, service: Service
+) -> None:
+    writer = ChunkWriter(Style(request.legacy, service.reasoning_field), _defaults(request, service))
+    mended = _Mended()
+    async with aclosing(events):
+        started = False
+        async for choice, event in events:
+            mended.count(event)
+            data = b"".join([encode(chunk) for chunk in writer.write(choice, event)])
+            if not started:
+                # Not before the first event: until then an error can still be a status.
+                await outlet.start(200, EVENT_STREAM, event_stream=True)
+                started = True
+            if data:
+                await outlet.write(data)
+    mended.log()
+    await outlet.end(encode_done())
+
+
+async def _whole(
+    outlet: Outlet, events: AsyncGenerator[Said, None], request: ChatRequest, service: Service
+) -> None:
+    collector = Collector(Style(request.legacy, service.reasoning_field), _defaults(request, service))
+    mended = _Mended()
+    async with aclosing(events):
+        async for choice, event in events:
+            mended.count(event)
+            collector.add(choice, event)
+    mended.log()
+    await outlet.json(200, collector.completion())
+
+
+def _defaults(request: ChatRequest, service: Service) -> dict[str, Any]:
+    return {"id": f"chatcmpl-{service.new_id()}", "created": int(service.now()), "model": request.model or ""}
+
+
+class _Mended:
+    """Counts what was mended or left out in one answer, for the log."""
+
+    def __init__(self) -> None:
+        self.repairs = 0
+        self.dropped = 0
+
+    def count(self, event: object) -> None:
+        match event:
+            case CallEnd(repairs=repairs):
+                self.repairs += repairs
+            case Dropped(characters):
+                self.dropped += characters
+
+    def log(self) -> None:
+        if self.repairs or self.dropped:
+            logger.info("answer mended: %d repairs, %d characters dropped", self.repairs, self.dropped)
+
+
+def _passed(
+    service: Service,
+    method: str,
+    path: str,
+    content: bytes,
+    headers: Mapping[str, str],
+    *,
+    streamed: bool,
+    root: bool = False,
+) -> Answer:
+    async def respond(outlet: Outlet) -> None:
+        upstream = service.upstream
+        async with upstream.send(method, path, content, headers, streamed=streamed, root=root) as response:
+            is_stream = response.headers.get("content-type", "").startswith("text/event-stream")
+            kept = [
+                (name, value)
+                for name, value in response.headers.raw
+                if name.decode().lower() not in _NOT_PASSED
+            ]
+            await outlet.start(response.status_code, kept, event_stream=is_stream)
+            end = b""
+            async with aclosing(upstream.read(response)) as reads:
+                async for data in reads:
+                    end = (end + data)[-16:]
+                    await outlet.write(data)
+            if is_stream and b"[DONE]" not in end:
+                raise UpstreamBroken("The upstream's answer ended before it was finished.")
+            await outlet.end()
+
+    return Answer(respond)
+
+
+# -- errors ------------------------------------------------------------------------------------------------
+
+
+async def _error_answer(_: Request, error: Exception) -> Response:
+    assert isinstance(error, FloretteError)
+    return JSONResponse(error.body(), error.status, error.headers)
+
+
+async def _unknown_route(request: Request, error: Exception) -> Response:
+    assert isinstance(error, HTTPException)
+    method, path = request.method, request.url.path
+    known = {404: f"Unknown request URL: {method} {path}.", 405: f"Not allowed: {method} {path}."}
+    answer = NoSuchRoute(known.get(error.status_code, str(error.detail)), status=error.status_code)
+    return JSONResponse(answer.body(), answer.status, error.headers)

@@ -1,0 +1,236 @@
+"""OpenAI's chat-completion request, as far as Florette reads it; every other field is kept as it came.
+
+Source: OpenAI's OpenAPI document 2.3.0, CreateChatCompletionRequest; the older `functions` form included.
+`read_request` turns the parsed JSON of a body into a ChatRequest or raises InvalidRequest with one sentence.
+"""
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from proxy.errors import InvalidRequest
+
+#: OpenAI allows [A-Za-z0-9_-]{1,64}; letters of other scripts are fine, too: Qwen's own tools have Chinese names.
+_NAME = re.compile(r"[\w-]{1,64}")
+
+#: What a tool without `parameters` takes: nothing (OpenAI: "Omitting parameters defines ... an empty parameter list").
+_NO_PARAMETERS: dict[str, Any] = {"type": "object", "properties": {}}
+
+
+class Open(BaseModel):
+    """A model that keeps the fields it does not know."""
+
+    model_config = ConfigDict(extra="allow", frozen=True)
+
+
+class FunctionCall(Open):
+    """A call in the history. `arguments` is whatever text the model once wrote, JSON or not."""
+
+    name: str
+    arguments: str = ""
+
+
+class ToolCall(Open):
+    """A tool call in the history."""
+
+    id: str = ""
+    function: FunctionCall
+
+
+class Message(Open):
+    """One message of the conversation."""
+
+    role: str
+    content: str | list[dict[str, Any]] | None = None
+    name: str | None = None
+    tool_calls: list[ToolCall] | None = None
+    function_call: FunctionCall | None = None
+    tool_call_id: str | None = None
+
+    @property
+    def calls(self) -> Sequence[ToolCall]:
+        """The calls of an assistant message in either form; the older form has no id."""
+        if self.tool_calls:
+            return self.tool_calls
+        return [ToolCall(function=self.function_call)] if self.function_call else ()
+
+
+class Tool(Open):
+    """A function the model may call, as OpenAI's FunctionObject.
+
+    `parameters` is a JSON schema, or Qwen-Agent's list of {name, type, description, required}. The fields
+    `name_for_human`, `name_for_model` and `args_format` are Qwen-Agent's, and go into its prompt.
+    """
+
+    name: str
+    description: str | None = None
+    parameters: dict[str, Any] | list[dict[str, Any]] | None = None
+    strict: bool | None = None
+    name_for_human: str | None = None
+    name_for_model: str | None = None
+    args_format: str | None = None
+
+    @property
+    def model_name(self) -> str:
+        """The name that the model reads and writes."""
+        return self.name_for_model or self.name
+
+    @property
+    def schema_for_model(self) -> dict[str, Any] | list[dict[str, Any]]:
+        """The parameters as they are shown to the model."""
+        return _NO_PARAMETERS if self.parameters is None else self.parameters
+
+    @property
+    def properties(self) -> dict[str, Any]:
+        """Name -> schema of each parameter, from either form; a schema that is none gives nothing."""
+        if isinstance(self.parameters, list):
+            return {str(entry["name"]): entry for entry in self.parameters if "name" in entry}
+        found = (self.parameters or {}).get("properties")
+        return found if isinstance(found, dict) else {}
+
+    @property
+    def required(self) -> list[str]:
+        """The names of the parameters that must be given."""
+        if isinstance(self.parameters, list):
+            return [name for name, entry in self.properties.items() if entry.get("required")]
+        found = (self.parameters or {}).get("required")
+        return found if isinstance(found, list) else []
+
+
+class _ToolEntry(Open):
+    type: Literal["function"] = "function"
+    function: Tool
+
+
+class _Named(Open):
+    name: str
+
+
+class _NamedChoice(Open):
+    type: Literal["function"] = "function"
+    function: _Named
+
+
+class StreamOptions(Open):
+    """What a streamed answer carries beside its text."""
+
+    include_usage: bool | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Choice:
+    """`tool_choice`: auto, none, required, or the tool that must be called (mode `named`)."""
+
+    mode: Literal["auto", "none", "required", "named"] = "auto"
+    name: str | None = None
+
+
+class ChatRequest(Open):
+    """The fields of a chat request that Florette reads. `choice` and `declared` hold for both forms of tools."""
+
+    model: str | None = None
+    messages: Annotated[list[Message], Field(min_length=1)]
+    tools: list[_ToolEntry] | None = None
+    tool_choice: Literal["none", "auto", "required"] | _NamedChoice | None = None
+    parallel_tool_calls: bool | None = None
+    functions: list[Tool] | None = None
+    function_call: Literal["none", "auto"] | _Named | None = None
+    stream: bool | None = None
+    stream_options: StreamOptions | None = None
+    stop: str | list[str] | None = None
+    n: Annotated[int, Field(ge=1, le=128)] | None = None
+    include_stop_str_in_output: bool | None = None
+
+    @property
+    def declared(self) -> list[Tool]:
+        """The tools of the request, whichever form they came in."""
+        return [entry.function for entry in self.tools or ()] or list(self.functions or ())
+
+    @property
+    def legacy(self) -> bool:
+        """True if the caller uses `functions`, and is answered in `function_call`."""
+        return bool(self.functions)
+
+    @property
+    def parallel(self) -> bool:
+        """True if the model may make several calls in one turn."""
+        return not self.legacy and self.parallel_tool_calls is not False
+
+    @property
+    def choice(self) -> Choice:
+        """What the caller demands of the model, from either form."""
+        given = self.function_call if self.legacy else self.tool_choice
+        match given:
+            case None:
+                return Choice("auto")
+            case _NamedChoice():
+                return Choice("named", given.function.name)
+            case _Named():
+                return Choice("named", given.name)
+            case mode:
+                return Choice(mode)
+
+    @property
+    def stops(self) -> list[str]:
+        """The caller's own stop strings."""
+        return [self.stop] if isinstance(self.stop, str) else list(self.stop or ())
+
+    @property
+    def has_calls(self) -> bool:
+        """True if the history holds a call or a result."""
+        return any(message.calls or message.role in ("tool", "function") for message in self.messages)
+
+
+def read_request(body: Mapping[str, Any]) -> ChatRequest:
+    """The validated request. InvalidRequest names the field at fault and what to write instead."""
+    try:
+        request = ChatRequest.model_validate(body)
+    except ValidationError as error:
+        raise _sentence(error) from None
+    _check_tools(request)
+    return request
+
+
+def _sentence(error: ValidationError) -> InvalidRequest:
+    # Of a union's complaints the deepest is about the form that the caller meant.
+    worst = max(error.errors(include_url=False, include_input=False), key=lambda entry: len(entry["loc"]))
+    # Pydantic puts the names of a union's members ("str", "_NamedChoice", "list[...]") into the path; ours start a-z.
+    path = [
+        str(part) for part in worst["loc"] if isinstance(part, int) or re.fullmatch("(?!str$)[a-z_]+", part)
+    ]
+    param = re.sub(r"\.(\d+)", r"[\1]", ".".join(path))
+    return InvalidRequest(f"Invalid value for '{param}': {worst['msg']}.", param=param)
+
+
+def _check_tools(request: ChatRequest) -> None:
+    if request.tools and request.functions:
+        raise InvalidRequest("Send 'tools' or the older 'functions', not both.", param="functions")
+    field = "functions" if request.legacy else "tools"
+    seen: set[str] = set()
+    for tool in request.declared:
+        if not _NAME.fullmatch(tool.name):
+            raise InvalidRequest(
+                f"Invalid tool name {tool.name[:80]!r}: use 1 to 64 letters, digits, '_' or '-'.", param=field
+            )
+        for name in {tool.name, tool.model_name}:
+            if name in seen:
+                raise InvalidRequest(
+                    f"The tool name {name!r} is declared twice; names must differ.", param=field
+                )
+        seen |= {tool.name, tool.model_name}
+    _check_choice(request, seen)
+
+
+def _check_choice(request: ChatRequest, declared: set[str]) -> None:
+    choice = request.choice
+    field = "function_call" if request.legacy else "tool_choice"
+    if choice.mode in ("required", "named") and not declared:
+        raise InvalidRequest(f"'{field}' demands a call, but the request declares no tools.", param=field)
+    if choice.mode == "named" and choice.name not in declared:
+        raise InvalidRequest(
+            f"'{field}' names {choice.name!r}, which is not among the declared tools: {', '.join(sorted(declared))}.",
+            param=field,
+        )

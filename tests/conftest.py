@@ -1,0 +1,89 @@
+"""Fixtures: a scripted upstream, Florette in front of it, and openai's clients in front of Florette.
+
+All servers share one background loop and live as long as the session; each test has a script of its own.
+"""
+
+from collections.abc import AsyncIterator, Iterator
+from contextlib import ExitStack
+from typing import Any, Protocol
+
+import openai
+import pytest
+
+from proxy.app import create_app
+from proxy.config import Config
+from scripted import ScriptedUpstream
+from serving import LoopThread, nobody_listens, serve_app
+
+
+class Florette(Protocol):
+    """Florette in front of the scripted upstream, with the given configuration -> its URL, without `/v1`."""
+
+    def __call__(self, **config: Any) -> str: ...
+
+
+@pytest.fixture(scope="session")
+def loop_thread() -> Iterator[LoopThread]:
+    """The loop that all servers run on."""
+    thread = LoopThread()
+    yield thread
+    thread.close()
+
+
+@pytest.fixture(scope="session")
+def upstream_server(loop_thread: LoopThread) -> Iterator[ScriptedUpstream]:
+    """The scripted upstream, for tests with several scripts: `with upstream_server.fresh() as upstream`."""
+    server = ScriptedUpstream(loop_thread)
+    yield server
+    server.close()
+
+
+@pytest.fixture
+def upstream(upstream_server: ScriptedUpstream) -> Iterator[ScriptedUpstream]:
+    """The scripted upstream with a script of the test's own, which must be played to its end."""
+    with upstream_server.fresh() as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def nowhere() -> Iterator[str]:
+    """A URL that refuses connections."""
+    with nobody_listens() as url:
+        yield url
+
+
+@pytest.fixture(scope="session")
+def florette(loop_thread: LoopThread, upstream_server: ScriptedUpstream) -> Iterator[Florette]:
+    """Starts Florette; one server for each configuration, kept for the session."""
+    running: dict[str, str] = {}
+    with ExitStack() as servers:
+
+        def start(**config: Any) -> str:
+            settings = {"upstream": upstream_server.url, **config}
+            key = repr(sorted(settings.items()))
+            if key not in running:
+                app = create_app(Config(**settings))
+                running[key] = servers.enter_context(serve_app(app, loop_thread))
+            return running[key]
+
+        yield start
+
+
+@pytest.fixture(scope="session")
+def client(florette: Florette) -> Iterator[openai.OpenAI]:
+    """Openai's client in front of Florette with its default configuration."""
+    with openai.OpenAI(base_url=florette() + "/v1", api_key="test", max_retries=0) as sdk:
+        yield sdk
+
+
+@pytest.fixture(scope="session")
+def anyio_backend() -> str:
+    """The loop of async tests and of `async_client`."""
+    return "asyncio"
+
+
+@pytest.fixture
+async def async_client(florette: Florette) -> AsyncIterator[openai.AsyncOpenAI]:
+    """Openai's async client; it runs on the test's own loop, not on that of the servers."""
+    async with openai.AsyncOpenAI(base_url=florette() + "/v1", api_key="test", max_retries=0) as sdk:
+        yield sdk
