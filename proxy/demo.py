@@ -37,11 +37,12 @@ FUNCTION, ARGS, RESULT, RETURN = "✿FUNCTION✿", "✿ARGS✿", "✿RESULT✿",
 # The dialog that the project started from, as a real model answered it.
 DRAW_A_DOG = "帮我画张小狗在草地上的图片"
 DOG_DRAWN = '{"prompt":"小狗站在草地上的图片","image_url":"![](小狗站在草地上的图片)"}'
-COMMON = """
+COMMON_WORDS = """
 an the is are was be it in on of at to for and or with by as if this that what when where which who how do
-does can will you your me my we us please tell get give use used using tool given current all any one
+does can like will you your me my we us please tell get give use used using tool given current all any one
 帮我 请问 什么 怎么 么样 一下 我的 给我 可以 如何 这个 一个 告诉 用户 返回 工具 使用 需要
 """
+COMMON = frozenset(COMMON_WORDS.split())
 GLOSS = {  # what people say -> what tools are called
     **dict.fromkeys(("天气", "气温", "下雨", "forecast", "temperature"), "weather"),
     **dict.fromkeys(("画", "图片", "draw", "picture"), "image"),
@@ -52,9 +53,13 @@ ENOUGH = 2  # score to call a tool: a word of its description
 CLEARLY = 3  # score to call a second one: a word of its name
 WHOLE = {"prompt", "query", "question", "text", "message", "content", "input"}  # these take all that was said
 FORMATS = {
-    **{"date": "2025-01-01", "time": "00:00:00Z", "date-time": "2025-01-01T00:00:00Z", "ipv4": "127.0.0.1"},
-    **{"email": "demo@example.com", "uri": "https://example.com/"},
+    "date": "2025-01-01",
+    "time": "00:00:00Z",
+    "date-time": "2025-01-01T00:00:00Z",
+    "email": "demo@example.com",
+    "uri": "https://example.com/",
     "uuid": "00000000-0000-4000-8000-000000000000",
+    "ipv4": "127.0.0.1",
 }
 
 HAN = "[\u4e00-\u9fff]"
@@ -94,7 +99,7 @@ class Turn:
 
 def _read(messages: Sequence[Json], continued: bool) -> Turn:
     system = "\n".join(_text(m) for m in messages if m.get("role") in ("system", "developer"))
-    tools = tuple(_tools(system))
+    tools = tuple(_tools(system)) if FUNCTION in system else ()
     user = next((_text(m) for m in reversed(messages) if m.get("role") == "user"), "")
     asked, marker, calls = user.partition(FUNCTION) if tools else (user, "", "")
     prefix = _text(messages[-1]) if continued and messages[-1].get("role") == "assistant" else ""
@@ -137,17 +142,11 @@ def _tool(name: str, about: str, parameters: object, shape: str) -> Tool:
 def _words(text: str) -> set[str]:
     """English words, Chinese pairs of characters, and what either means as a word of a tool's name."""
     spaced = re.sub(r"(?<=[a-z0-9])(?=[A-Z])|_", " ", text).lower()
-    english = {
-        word.removesuffix("s") for word in set(re.findall(r"[a-z]{2,}", spaced)).difference(COMMON.split())
-    }
-    chinese = {run[i : i + 2] for run in re.findall(f"{HAN}+", text) for i in range(len(run) - 1)}
+    english = {word.removesuffix("s") for word in re.findall(r"[a-z]{2,}", spaced) if word not in COMMON}
+    runs = re.findall(f"{HAN}+", text)
+    chinese = {run[i : i + 2] for run in runs for i in range(len(run) - 1)} - COMMON
     meant = {GLOSS[key] for key in GLOSS if (key in text if re.match(HAN, key) else key in english)}
-    return (
-        english
-        | chinese.difference(COMMON.split())
-        | meant
-        | ({"calculate", "code", "math"} if _sum(text) else set())
-    )
+    return english | chinese | meant | ({"calculate", "code", "math"} if _sum(text) else set())
 
 
 def _reply(turn: Turn) -> str:
@@ -233,7 +232,8 @@ def _plain(text: str) -> str:
 
 def _answer(results: Sequence[str], chinese: bool) -> str:
     images = {result: url for result in results if (url := _image(result))}
-    plain = [result.strip().removesuffix(".") for result in results if result not in images]
+    nothing = "空的" if chinese else "empty"
+    plain = [result.strip().removesuffix(".") or nothing for result in results if result not in images]
     drawn = "已为您画出{0}。![{0}]({1})" if chinese else "I have drawn {0}. ![{0}]({1})"
     said = [drawn.format(url.rsplit("/", 1)[-1], url) for url in images.values()]
     verb = "s are" if len(plain) > 1 else " is"
@@ -273,15 +273,12 @@ class _Form:
     def takes_one(self) -> bool:
         """Whether one free string is all that is required: then several things are several calls."""
         flat = self.resolve(self.root)
-        properties, needed = (
-            _dict(flat.get("properties")),
-            [str(name) for name in _list(flat.get("required"))],
-        )
-        fields = [self.resolve(properties.get(name)) for name in needed]
+        properties, needed = _dict(flat.get("properties")), _list(flat.get("required"))
+        fields = [self.resolve(properties.get(str(name))) for name in needed]
         free = [
-            not field.keys() & {"enum", "const", "format"} and _kind(field) == "string" for field in fields
+            _kind(field) == "string" for field in fields if not field.keys() & {"enum", "const", "format"}
         ]
-        return free == [True]
+        return len(needed) == 1 and free == [True]
 
     def resolve(self, schema: object) -> Json:
         """The schema with $ref and allOf worked in, and the first of anyOf or oneOf that is not null."""
@@ -418,9 +415,7 @@ def _messages(body: Json) -> list[Json]:
         empty = type(None) if message.get("role") == "assistant" else str
         if not isinstance(message.get("content", ""), (str, list, empty)):
             raise _invalid("string_type", f"body.messages.{i}.content", "Input should be a valid string")
-    _refuse_if(
-        not messages, "Cannot apply chat template to an empty conversation. Provide at least one message."
-    )
+    _refuse_if(not messages, "Cannot apply chat template to an empty conversation.")
     _refuse_tools(body.get("tools"), body.get("tool_choice", "auto" if body.get("tools") else None))
     both = body.get("continue_final_message") and body.get("add_generation_prompt", True)
     _refuse_if(both, "continue_final_message and add_generation_prompt are not compatible.")
@@ -456,9 +451,7 @@ def _sampling(body: Json, limit: int, prompt: str) -> Sampling:
     if not isinstance(stop, list) or not all(isinstance(each, str) for each in stop):
         raise _invalid("string_type", "body.stop", "Input should be a valid string")
     if len(stop) > MAX_STOPS:
-        raise _invalid(
-            "too_long", "body.stop", f"List should have at most {MAX_STOPS} items after validation"
-        )
+        raise _invalid("too_long", "body.stop", f"List should have at most {MAX_STOPS} items")
     key = "max_tokens" if body.get("max_completion_tokens") is None else "max_completion_tokens"
     n, limit, top = _integer(body, "n", 1), _integer(body, key, limit), _integer(body, "top_logprobs", 0)
     length = f"This model's maximum context length is {MAX_MODEL_LEN} tokens. However, your prompt contains"
@@ -550,9 +543,8 @@ async def _version(_: Request) -> Response:
 
 async def _models(_: Request) -> Response:
     model = {"id": "demo", "object": "model", "created": 0, "owned_by": "florette", "root": "demo"}
-    return JSONResponse(
-        {"object": "list", "data": [{**model, "parent": None, "max_model_len": MAX_MODEL_LEN}]}
-    )
+    model |= {"parent": None, "max_model_len": MAX_MODEL_LEN}
+    return JSONResponse({"object": "list", "data": [model]})
 
 
 async def _body(request: Request) -> Json:
@@ -571,6 +563,7 @@ async def _chat(request: Request) -> Response:
     prompt, turn = _chatml(messages, continued), _read(messages, continued)
     asked = _sampling(body, MAX_MODEL_LEN, prompt)
     text = _formatted(_dict(body.get("response_format")), turn.asked) or _reply(turn)
+    text = text.encode(errors="replace").decode()  # a schema's escapes may spell half of a surrogate pair
     return _respond(request, body, True, prompt, [_generate(text, asked)] * asked.n)
 
 

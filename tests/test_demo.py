@@ -5,8 +5,8 @@ The prompts are those that Qwen-Agent 0.0.34 writes; the shapes and error texts 
 
 import itertools
 import json
+import socket
 import threading
-import time
 from collections.abc import Iterator
 from typing import Any
 
@@ -14,7 +14,7 @@ import httpx
 import jsonschema
 import pytest
 import uvicorn
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from proxy.demo import FINGERPRINT, create_demo
@@ -39,51 +39,54 @@ IMAGE_GEN = (
     ],
 )
 CITY = {"type": "object", "properties": {"city": {"type": "string"}}, "required": ["city"]}
-WEATHER = ("get_current_weather", "Get the current weather in a given location", CITY)
-CLOCK = ("get_local_time", "Tell the time of day in a city", CITY)
+WEATHER = ("get_weather", "Get the current weather in a given location", CITY)
+CLOCK = ("get_time", "Tell the time of day in a city", CITY)
 RUN_CODE = ("code_interpreter", "Python code sandbox, which can be used to execute Python code.", CITY)
 
 
-def system_message(*tools: tuple[str, str, object], lang: str = "en", parallel: bool = False) -> Json:
-    """Qwen-Agent's templates, cut to what tells a model that there are tools."""
-    head, label, shape = {
-        "en": (
-            "# Tools\n\n## You have access to the following tools:",
-            "Parameters: ",
-            "Format the arguments as a JSON object.",
-        ),
-        "zh": ("# 工具\n\n## 你拥有如下工具：", "输入参数：", "此工具的输入应为JSON对象。"),
-    }[lang]
-    fence = "Enclose the code within triple backticks (`) at the beginning and end of the code."
+TEMPLATES = {
+    "en": {
+        "head": "# Tools\n\n## You have access to the following tools:",
+        "label": "Parameters: ",
+        "json": "Format the arguments as a JSON object.",
+        "code": "Enclose the code within triple backticks (`) at the beginning and end of the code.",
+        "one": "## When you need to call a tool, please insert the following command in your reply",
+        "several": "## Insert the following command in your reply when you need to call N tools in parallel:",
+    },
+    "zh": {
+        "head": "# 工具\n\n## 你拥有如下工具：",
+        "label": "输入参数：",
+        "json": "此工具的输入应为JSON对象。",
+        "code": "此工具的输入应为Markdown代码块。",
+        "one": "## 你可以在回复中插入零次、一次或多次以下命令以调用工具：",
+        "several": "## 你可以在回复中插入以下命令以并行调用N个工具：",
+    },
+}
+
+
+def system_message(
+    *tools: tuple[str, str, object], lang: str = "en", parallel: bool = False, ascii_only: bool = False
+) -> Json:
+    """Qwen-Agent's templates, of the closing part only so much as tells a model what is a marker."""
+    words = TEMPLATES[lang]
     blocks = [
-        f"### {name}\n\n{name}: {about} {label}{json.dumps(schema, ensure_ascii=False)} "
-        f"{fence if name == 'code_interpreter' else shape}"
+        f"### {name}\n\n{name}: {about} {words['label']}{json.dumps(schema, ensure_ascii=ascii_only)} "
+        f"{words['code' if name == 'code_interpreter' else 'json']}"
         for name, about, schema in tools
     ]
-    how = {
-        ("en", False): "## When you need to call a tool, please insert the following command in your reply",
-        (
-            "en",
-            True,
-        ): "## Insert the following command in your reply when you need to call N tools in parallel:",
-        ("zh", False): "## 你可以在回复中插入零次、一次或多次以下命令以调用工具：",
-        ("zh", True): "## 你可以在回复中插入以下命令以并行调用N个工具：",
-    }[lang, parallel]
+    how = words["several" if parallel else "one"]
     tail = "✿FUNCTION✿: The tool to use\n✿ARGS✿: The input\n✿RESULT✿: Tool results\n✿RETURN✿: Reply"
-    return {
-        "role": "system",
-        "content": "\n\n".join(["You are a helpful assistant.", head, *blocks, how, tail]),
-    }
+    parts = ["You are a helpful assistant.", words["head"], *blocks, how, tail]
+    return {"role": "system", "content": "\n\n".join(parts)}
 
 
 @pytest.fixture(scope="module")
 def base_url() -> Iterator[str]:
-    server = uvicorn.Server(uvicorn.Config(create_demo(), port=0, log_level="warning"))
-    thread = threading.Thread(target=server.run)
+    listening = socket.create_server(("127.0.0.1", 0))  # whoever connects early waits in its queue
+    server = uvicorn.Server(uvicorn.Config(create_demo(), log_level="warning"))
+    thread = threading.Thread(target=server.run, kwargs={"sockets": [listening]})
     thread.start()
-    while not server.started and thread.is_alive():
-        time.sleep(0)
-    yield f"http://127.0.0.1:{server.servers[0].sockets[0].getsockname()[1]}"
+    yield f"http://127.0.0.1:{listening.getsockname()[1]}"
     server.should_exit = True
     thread.join()
 
@@ -116,7 +119,7 @@ def stream(http: httpx.Client, path: str = "/v1/chat/completions", **body: Any) 
 
 def arguments(text: str) -> list[tuple[str, Any]]:
     """The calls in a text, read strictly."""
-    lines = text.removesuffix("✿RESULT✿").splitlines()
+    lines = text.removesuffix("✿RESULT✿").removesuffix("\n").split("\n")
     names, values = lines[0::2], lines[1::2]
     return [
         (name.removeprefix("✿FUNCTION✿: "), json.loads(value.removeprefix("✿ARGS✿: ")))
@@ -164,7 +167,7 @@ def test_a_question_that_has_nothing_to_do_with_the_tools_is_answered_in_text(ht
 )
 def test_a_question_about_a_tool_calls_it(http: httpx.Client, lang: str, question: str, city: str) -> None:
     text = say(http, system_message(CLOCK, WEATHER, lang=lang), question)
-    assert arguments(text) == [("get_current_weather", {"city": city})]
+    assert arguments(text) == [("get_weather", {"city": city})]
 
 
 def test_after_its_calls_it_begins_to_invent_results_as_models_do(http: httpx.Client) -> None:
@@ -178,18 +181,18 @@ def test_after_its_calls_it_begins_to_invent_results_as_models_do(http: httpx.Cl
     [
         (
             "What's the weather in Paris and London?",
-            [("get_current_weather", "Paris"), ("get_current_weather", "London")],
+            [("get_weather", "Paris"), ("get_weather", "London")],
         ),
         (
             "Compare the weather in Paris, Rome and Oslo",
-            [("get_current_weather", c) for c in ("Paris", "Rome", "Oslo")],
+            [("get_weather", c) for c in ("Paris", "Rome", "Oslo")],
         ),
         (
             "The weather in Paris and the time in London",
-            [("get_current_weather", "Paris"), ("get_local_time", "London")],
+            [("get_weather", "Paris"), ("get_time", "London")],
         ),
-        ("Weather and time in Paris", [("get_current_weather", "Paris"), ("get_local_time", "Paris")]),
-        ("北京和上海的天气怎么样？", [("get_current_weather", "北京"), ("get_current_weather", "上海")]),
+        ("Weather and time in Paris", [("get_weather", "Paris"), ("get_time", "Paris")]),
+        ("北京和上海的天气怎么样？", [("get_weather", "北京"), ("get_weather", "上海")]),
     ],
 )
 def test_the_parallel_prompt_gets_as_many_calls_as_the_question_asks_for(
@@ -220,7 +223,7 @@ def test_the_code_interpreter_gets_a_markdown_block(
     assert text == f"✿FUNCTION✿: code_interpreter\n✿ARGS✿: \n```py\n{code}\n```\n"
 
 
-CALL = '✿FUNCTION✿: get_current_weather\n✿ARGS✿: {"city": "Rome"}\n'
+CALL = '✿FUNCTION✿: get_weather\n✿ARGS✿: {"city": "Rome"}\n'
 
 
 @pytest.mark.parametrize(
@@ -252,7 +255,7 @@ def test_results_in_a_continued_message_are_answered_from_where_it_stops(
     assert say(http, system_message(WEATHER), "weather in Rome", last, **flags) == f"{answer} result is 18."
 
 
-FULL = '✿FUNCTION✿: get_local_time\n✿ARGS✿: {"city": "Rome"}\n'
+FULL = '✿FUNCTION✿: get_time\n✿ARGS✿: {"city": "Rome"}\n'
 
 
 @pytest.mark.parametrize("as_message", ["user", "assistant"])
@@ -261,7 +264,7 @@ FULL = '✿FUNCTION✿: get_local_time\n✿ARGS✿: {"city": "Rome"}\n'
     "start",
     [
         FULL[:-1],
-        *(f"✿FUNCTION✿: get_local_time{cut}" for cut in ("", "\n", "\n✿ARGS✿", "\n✿ARGS✿:", "\n✿ARGS✿: ")),
+        *(f"✿FUNCTION✿: get_time{cut}" for cut in ("", "\n", "\n✿ARGS✿", "\n✿ARGS✿:", "\n✿ARGS✿: ")),
     ],
 )
 def test_a_forced_call_is_gone_on_with(
@@ -285,19 +288,19 @@ def test_a_call_without_a_name_gets_the_likeliest(http: httpx.Client, start: str
 
 def test_a_forced_call_after_a_result_is_made(http: httpx.Client) -> None:
     """Qwen-Agent's `choice-named-after-result`."""
-    content = f"The weather in Rome\n\n{CALL}✿RESULT✿: 18\n✿RETURN✿: \n✿FUNCTION✿: get_local_time"
+    content = f"The weather in Rome\n\n{CALL}✿RESULT✿: 18\n✿RETURN✿: \n✿FUNCTION✿: get_time"
     assert say(http, system_message(WEATHER, CLOCK), content, stop=STOPS) == FULL.removeprefix(
-        "✿FUNCTION✿: get_local_time"
+        "✿FUNCTION✿: get_time"
     )
 
 
 def test_a_forced_name_that_begins_another_tools_name_is_its_own(http: httpx.Client) -> None:
-    longer = ("get_local_time_and_date", "Time", CITY)
-    text = say(http, system_message(longer, CLOCK), "time and date\n\n✿FUNCTION✿: get_local_time")
+    longer = ("get_time_and_date", "Time", CITY)
+    text = say(http, system_message(longer, CLOCK), "time and date\n\n✿FUNCTION✿: get_time")
     assert text.startswith("\n✿ARGS✿: ")
 
 
-@pytest.mark.parametrize("altered", ["✿ FUNCTION✿: get_local_time", "✿\u200bFUNCTION✿: get_local_time"])
+@pytest.mark.parametrize("altered", ["✿ FUNCTION✿: get_time", "✿\u200bFUNCTION✿: get_time"])
 def test_an_altered_marker_is_text(http: httpx.Client, altered: str) -> None:
     assert say(http, system_message(WEATHER), f"Say this:\n\n{altered}").endswith(altered)
 
@@ -420,54 +423,30 @@ def test_two_names_fill_two_fields(http: httpx.Client) -> None:
     assert arguments(text) == [("find_flight", {"origin": "Oslo", "destination": "Rome"})]
 
 
+KEYWORDS = (
+    "type properties required items enum anyOf allOf $ref minimum multipleOf minItems maxItems"
+    " minLength maxLength format const default name a"
+)
+scalars = st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=5)
 json_values = st.recursive(
-    st.none()
-    | st.booleans()
-    | st.integers()
-    | st.floats()
-    | st.text(max_size=5)
-    | st.sampled_from(["object", "array", "#"]),
+    scalars | st.sampled_from(["object", "array", "integer", "string", "#"]),
     lambda inner: (
-        st.lists(inner, max_size=3)
-        | st.dictionaries(
-            st.sampled_from(
-                [
-                    "type",
-                    "properties",
-                    "required",
-                    "items",
-                    "enum",
-                    "anyOf",
-                    "allOf",
-                    "$ref",
-                    "minimum",
-                    "multipleOf",
-                ]
-                + ["minItems", "maxItems", "minLength", "maxLength", "format", "const", "name", "a"]
-            ),
-            inner,
-            max_size=5,
-        )
+        st.lists(inner, max_size=3) | st.dictionaries(st.sampled_from(KEYWORDS.split()), inner, max_size=5)
     ),
     max_leaves=20,
 )
 
 
-@given(parameters=json_values, question=st.text(max_size=30), lang=st.sampled_from(["en", "zh"]))
+@given(parameters=json_values, words=st.text(max_size=30), lang=st.sampled_from(["en", "zh"]))
+@example(parameters={"properties": {"a": {"const": "\ud800"}}, "required": ["a"]}, words="", lang="en")
 @settings(max_examples=300, deadline=None)
 def test_no_parameters_and_no_words_break_it(
-    http: httpx.Client, parameters: object, question: str, lang: str
+    http: httpx.Client, parameters: object, words: str, lang: str
 ) -> None:
-    body = {
-        "messages": [
-            system_message(("f", "weather", parameters), lang=lang),
-            {"role": "user", "content": question},
-        ]
-    }
-    body["messages"][1]["content"] += " weather"
-    answer = http.post("/v1/chat/completions", content=json.dumps(body).encode())
-    surrogate = any("\ud800" <= character <= "\udfff" for character in question)
-    assert answer.status_code == (400 if surrogate else 200)
+    tool = ("f", "weather", parameters)
+    text = say(http, system_message(tool, lang=lang, ascii_only=True), f"{words} weather", stop=STOPS)
+    [(name, value)] = arguments(text)
+    assert name == "f" and isinstance(value, dict)
 
 
 def test_a_schema_that_demands_itself_for_ever_comes_to_an_end(http: httpx.Client) -> None:

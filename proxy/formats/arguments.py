@@ -31,6 +31,7 @@ _LITERALS = {
     **dict.fromkeys(("null", "none", "undefined", "nan", "infinity", "+infinity", "-infinity"), "null"),
 }
 
+_PYTHON_COMMENT = re.compile(r"\s#\s.*", re.DOTALL)
 _BLANK = re.compile(r"\s+")
 _JSON_BLANK = re.compile(r"[ \t\r\n]*")
 _PLAIN = {'"': re.compile(r'[^"\\\x00-\x1f]+'), "'": re.compile(r"[^'\"\\\x00-\x1f]+")}
@@ -86,6 +87,8 @@ class ObjectReader:
 
     def close(self) -> str:
         """The JSON text that completes the object when the model stopped in the middle of it."""
+        if self._state == self._comment:
+            self._state = self._before_comment
         if self._state == self._string:
             self._emit('"', repaired=True)
             self._after_token()
@@ -122,13 +125,19 @@ class ObjectReader:
         char = text[at]
         if char == self._end:
             self._unwind(0)
-        elif char == "#":
-            return self._begin_comment("\n", at + 1)
-        elif char == "/":
-            if at + 1 == len(text):
-                return -1
-            if text[at + 1] in "/*":
-                return self._begin_comment("\n" if text[at + 1] == "/" else "*/", at + 2)
+        elif char in "#/":
+            return self._maybe_comment(char, text, at)
+        return at
+
+    def _maybe_comment(self, char: str, text: str, at: int) -> int:
+        if at + 1 == len(text):
+            return -1
+        following = text[at + 1]
+        if char == "#":
+            # `#fff` is a value.
+            return self._begin_comment("\n", at + 1) if following.isspace() else at
+        if following in "/*":
+            return self._begin_comment("\n" if following == "/" else "*/", at + 2)
         return at
 
     def _begin_comment(self, end: str, at: int) -> int:
@@ -164,7 +173,7 @@ class ObjectReader:
             return moved
         self._emit(":", repaired=text[at] != ":")
         self._state = self._value
-        return at + (text[at] in ":=")
+        return at + (text[at] == ":")
 
     def _value(self, text: str, at: int) -> int:
         moved = self._skip(text, at)
@@ -353,6 +362,7 @@ class ObjectReader:
 
 def _value_of(word: str) -> str:
     # A bare word where a value is due -> JSON text: itself, what it means in Python or JSON5, or a string.
+    word = _PYTHON_COMMENT.sub("", word).rstrip()
     if _NUMBER.fullmatch(word) or word in ("true", "false", "null"):
         return word
     if word.lower() in _LITERALS:

@@ -11,8 +11,8 @@ that the last closing fence counts; CommonMark for what a fence is.
 import json
 import re
 
-#: The first line of a block: its fence and what it says of the language.
-OPENING = re.compile(r"(`{3,})[^`\n]*\n")
+#: The first line of a block: its fence and what it says of the language; shorter than `MAX_FENCE_LINE`.
+OPENING = re.compile(r"(`{3,64})[^`\n]{0,100}\n")
 
 #: A longer line that starts with backticks is no fence.
 MAX_FENCE_LINE = 200

@@ -20,8 +20,8 @@ from typing import Any
 from proxy.formats.arguments import ObjectReader
 from proxy.formats.base import Prompt
 from proxy.formats.fences import MAX_FENCE_LINE, OPENING, BareReader, BlockReader
-from proxy.formats.markers import DECORATION, Scanner
-from proxy.formats.parsing import CallParser
+from proxy.formats.markers import DECORATION
+from proxy.formats.parsing import END_THINK, CallParser
 from proxy.formats.qwen_templates import ARGS, FUNCTION, RESULT, RETURN
 from proxy.wire import Tool
 
@@ -64,7 +64,6 @@ class QwenParser(CallParser):
             RETURN: self._at_end,
         }
         super().__init__(markers, new_id, single=single)
-        self._literals = Scanner(list(markers))
         self._tools = {tool.model_name: tool for tool in tools}
         self._tool: Tool | None = None
         self._name = ""
@@ -101,13 +100,12 @@ class QwenParser(CallParser):
     def _opening(self) -> bool:
         blanks = _BLANKS.match(self._text, self._at)
         at = blanks.end() if blanks else self._at
-        if (
-            at - self._at <= _MAX_BLANKS
-            and not self._closing
-            and self._literals.partial(self._text, at) == at
-        ):
+        if at - self._at > _MAX_BLANKS:
+            self._state = self._plain
+            return True
+        if not self._closing and self._scanner.partial(self._text, at) == at:
             return False
-        found = self._literals.match(self._text, at)
+        found = self._scanner.match(self._text, at)
         if found and found.literal == RETURN and not self._returned:
             self._returned, self._at = True, found.end
             return True
@@ -135,15 +133,16 @@ class QwenParser(CallParser):
         stop = _HEADER_END.search(self._text, begin)
         if stop is None and self._may_become_name(begin):
             return False
-        end = stop.start() if stop else len(self._text)
-        behind = stop.group() if stop else ""
-        if stop is None and not self._closing:
-            end = self._literals.partial(self._text, begin)
+        end = stop.start() if stop else self._waiting_end(self._scanner)
+        behind = stop.group().upper() if stop else ""
         name = self._text[begin:end].strip(DECORATION + _QUOTES)
+        too_long = begin - self._at > _MAX_BLANKS or end - begin > _MAX_HEADER
         self._take_raw(end)
-        if self._resolve(name) and (stop or (self._closing and not self._truncated)):
+        if too_long:
+            self._reject()
+        elif self._resolve(name) and (stop or (self._closing and not self._truncated)):
             self._state = self._named
-        elif self._counts_unknown and (behind == "\n" or behind.upper() == ARGS) and self._guess(name):
+        elif self._counts_unknown and behind in ("\n", ARGS) and self._guess(name):
             self._state = self._unknown
         else:
             self._reject()
@@ -154,7 +153,8 @@ class QwenParser(CallParser):
         return self._lines.at_start and not self._lines.in_fence
 
     def _may_become_name(self, begin: int) -> bool:
-        if self._closing or len(self._text) - self._at > _MAX_HEADER:
+        size = len(self._text)
+        if self._closing or begin - self._at > _MAX_BLANKS or size - begin > _MAX_HEADER:
             return False
         said = self._text[begin:].partition(LEAD)[0].strip(DECORATION + _QUOTES)
         return self._counts_unknown or any(name.startswith(said) for name in self._tools)
@@ -177,20 +177,18 @@ class QwenParser(CallParser):
             self._skip(_BLANKS)
         if self._at == len(self._text):
             return self._closing and self._no_input()
-        found = self._literals.match(self._text, self._at)
+        found = self._scanner.match(self._text, self._at)
         if found and found.literal == ARGS:
             self._take_raw(found.end)
             self._state = self._input
-        elif found and self._prefilled and found.literal == FUNCTION:
-            # The model begins the call that was begun for it anew.
-            self._state, self._prefilled = self._plain, False
-        elif found:
+        elif found and found.literal != END_THINK and not (self._prefilled and found.literal == FUNCTION):
             self._no_input()
-        elif self._waits():
+        elif not found and self._waits():
             return False
-        elif not self._prose and self._text[self._at] in "{`":
+        elif not found and not self._prose and self._text[self._at] in "{`":
             self._state = self._input
         elif self._prefilled:
+            # The model begins the call that was begun for it anew, or does not make it.
             self._reject()
         else:
             return self._skip_prose()
@@ -199,19 +197,23 @@ class QwenParser(CallParser):
     def _skip_prose(self) -> bool:
         # Prose between the name and ✿ARGS✿.
         self._prose = True
-        found = self._literals.find(self._text, self._at)
-        end = found.start if found else self._waiting_end(self._literals)
+        found = self._scanner.find(self._text, self._at)
+        end = found.start if found else self._waiting_end(self._scanner)
+        if found and found.literal == END_THINK:
+            end = found.end
         self._drop(self._text[self._at : end])
         self._at = end
         return found is not None or self._closing
 
     def _unknown(self) -> bool:
         self._skip(_BLANKS)
-        found = self._literals.match(self._text, self._at)
-        if found and found.literal == ARGS:
+        found = self._scanner.match(self._text, self._at)
+        if len(self._raw) > 2 * _MAX_HEADER:
+            self._reject()
+        elif found and found.literal == ARGS:
             self._take_raw(found.end)
             self._state = self._input
-        elif not found and len(self._raw) <= 2 * _MAX_HEADER and self._waits():
+        elif not found and self._waits():
             return False
         else:
             self._reject()
@@ -221,7 +223,7 @@ class QwenParser(CallParser):
         self._skip(_INPUT_LEAD)
         if self._at == len(self._text):
             return self._closing and self._no_input()
-        if self._literals.match(self._text, self._at):
+        if self._scanner.match(self._text, self._at):
             return self._no_input()
         if self._waits() or self._may_become_null():
             return False
@@ -253,7 +255,8 @@ class QwenParser(CallParser):
 
     def _read_block(self, block: re.Match[str], key: str | None) -> None:
         inner = self._text.find("{", block.end())
-        begins_json = inner >= 0 and not self._text[block.end() : inner].strip()
+        near = 0 <= inner <= self._at + MAX_FENCE_LINE
+        begins_json = near and not self._text[block.end() : inner].strip()
         language = block.group().strip("`\n ").lower()
         if begins_json and (language.startswith("json") or not self._is_code):
             self._at = inner
@@ -291,7 +294,7 @@ class QwenParser(CallParser):
 
     def _waits(self) -> bool:
         # True if a marker may be coming right here.
-        return not self._closing and self._literals.partial(self._text, self._at) == self._at
+        return not self._closing and self._scanner.partial(self._text, self._at) == self._at
 
     def _may_become_null(self) -> bool:
         said = self._text[self._at :]

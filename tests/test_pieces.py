@@ -1,0 +1,147 @@
+"""Payloads of upstreams of all versions and moods. Source: vLLM 0.32.0 on the wire; older ones for reasoning."""
+
+import json
+from typing import Any
+
+import pytest
+
+from proxy.errors import UpstreamBroken
+from proxy.pieces import Piece, PieceReader, read_whole
+
+HEAD = {"id": "chatcmpl-1", "object": "chat.completion.chunk", "created": 1, "model": "m"}
+
+
+def payload(*choices: dict[str, Any], **top: Any) -> bytes:
+    return json.dumps({**HEAD, "choices": list(choices), **top}).encode()
+
+
+def said(content: str | None, index: int = 0, **fields: Any) -> dict[str, Any]:
+    return {"index": index, "delta": {"content": content}, "logprobs": None, "finish_reason": None, **fields}
+
+
+def read(*payloads: bytes) -> list[Piece]:
+    """The pieces behind the answer's head."""
+    reader = PieceReader()
+    [head] = reader.feed([payload(choices=[])])
+    assert dict(head.head) == {"id": "chatcmpl-1", "created": 1, "model": "m"}
+    return reader.feed(payloads)
+
+
+def test_neighbouring_chunks_of_text_become_one_piece() -> None:
+    assert read(payload(said("a")), payload(said("")), payload(said("b")), payload(said(None))) == [
+        Piece(0, content="ab")
+    ]
+
+
+def test_choices_are_kept_apart() -> None:
+    pieces = read(payload(said("a")), payload(said("b", 1)), payload(said("c", 1), said("d", 0)))
+    assert [(piece.choice, piece.content) for piece in pieces] == [(0, "a"), (1, "bc"), (0, "d")]
+
+
+def test_a_chunk_with_fields_of_its_own_stays_apart() -> None:
+    probabilities = {"content": [{"token": "b"}]}
+    pieces = read(payload(said("a")), payload(said("b", logprobs=probabilities)), payload(said("c")))
+    assert [(piece.content, dict(piece.fields)) for piece in pieces] == [
+        ("a", {}),
+        ("b", {"logprobs": probabilities}),
+        ("c", {}),
+    ]
+
+
+def test_the_finish_may_carry_text() -> None:
+    pieces = read(payload(said("a")), payload(said("b", finish_reason="length", stop_reason=None)))
+    assert pieces == [Piece(0, content="ab", finish="length")]
+
+
+@pytest.mark.parametrize("field", ["reasoning", "reasoning_content"])
+def test_thinking_has_two_names(field: str) -> None:
+    chunk = {"index": 0, "delta": {field: "hm"}, "finish_reason": None}
+    assert read(payload(chunk), payload(chunk), payload(said("a"))) == [
+        Piece(0, content="a", reasoning="hmhm")
+    ]
+
+
+def test_thinking_behind_text_is_a_piece_of_its_own() -> None:
+    chunk = {"index": 0, "delta": {"reasoning": "hm"}, "finish_reason": None}
+    assert [piece.content for piece in read(payload(said("a")), payload(chunk))] == ["a", ""]
+
+
+@pytest.mark.parametrize(
+    "odd",
+    [
+        {**HEAD},
+        {**HEAD, "choices": None},
+        {**HEAD, "choices": [{"index": 0}]},
+        {**HEAD, "choices": [{"delta": None}]},
+        {**HEAD, "choices": [{"index": 0, "delta": {"content": None, "tool_calls": None}}]},
+    ],
+)
+def test_a_chunk_with_nothing_in_it_says_nothing(odd: dict[str, Any]) -> None:
+    pieces = read(json.dumps(odd).encode(), payload(said("a")))
+    assert "".join(piece.content for piece in pieces) == "a"
+    assert not any(piece.usage or piece.head for piece in pieces)
+
+
+def test_usage_comes_without_a_choice() -> None:
+    [piece] = read(payload(usage={"total_tokens": 3}, system_fingerprint="fp"))
+    assert (piece.choice, piece.usage, dict(piece.head)) == (
+        None,
+        {"total_tokens": 3},
+        {"system_fingerprint": "fp"},
+    )
+
+
+def test_further_fields_of_the_answer_come_once() -> None:
+    reader = PieceReader()
+    [first, _] = reader.feed([payload(said("a"), prompt_text="p", system_fingerprint="fp")])
+    assert first.head["prompt_text"] == "p"
+    assert [dict(piece.head) for piece in reader.feed([payload(said("b"), system_fingerprint="fp")])] == [{}]
+
+
+def test_usage_on_every_chunk_is_kept() -> None:
+    """vLLM's `continuous_usage_stats`."""
+    [head, piece] = read(payload(said("a"), usage={"total_tokens": 1}))
+    assert (dict(head.head), piece.content) == ({"usage": {"total_tokens": 1}}, "a")
+
+
+def test_done_ends_the_stream() -> None:
+    reader = PieceReader()
+    reader.feed([payload(said("a")), b"[DONE]", payload(said("b"))])
+    assert reader.done
+
+
+@pytest.mark.parametrize(
+    ("sent", "message"),
+    [
+        (b'{"choices": [', "not JSON"),
+        (b"[1]", "not an object"),
+        (b'{"error": {"message": "engine died", "code": 500}}', "engine died"),
+        (b'{"error": "engine died"}', "engine died"),
+    ],
+)
+def test_what_is_no_chunk_is_an_error(sent: bytes, message: str) -> None:
+    with pytest.raises(UpstreamBroken, match=message):
+        PieceReader().feed([sent])
+
+
+def test_a_whole_answer_is_one_piece_for_each_choice() -> None:
+    message = {"role": "assistant", "content": "a", "reasoning": "hm"}
+    choices = [
+        {"index": 1, "message": message, "finish_reason": "length", "stop_reason": 3},
+        {"index": 0, "message": None, "finish_reason": None},
+    ]
+    body = json.dumps({**HEAD, "choices": choices, "usage": {"total_tokens": 1}, "kv": None}).encode()
+    head, first, second, usage = read_whole(body)
+    assert head.head["id"] == "chatcmpl-1"
+    assert first == Piece(1, "a", "hm", "length", {"stop_reason": 3})
+    assert second == Piece(0, finish="stop")
+    assert usage.usage == {"total_tokens": 1}
+
+
+def test_a_whole_answer_needs_no_usage() -> None:
+    assert len(read_whole(json.dumps({**HEAD, "choices": []}).encode())) == 1
+
+
+def test_an_answer_without_choices_is_none() -> None:
+    with pytest.raises(UpstreamBroken, match="no choices"):
+        read_whole(b"{}")
