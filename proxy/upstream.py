@@ -39,6 +39,9 @@ _LONGEST_WAIT_S = 2.0
 #: An error's body is read up to here: enough for a sentence.
 _MAX_ERROR_BYTES = 64 * 1024
 
+#: What is longer is sent in pieces of this size; aiohttp warns above 1 MiB.
+_SLICE_BYTES = 256 * 1024
+
 #: How long the end of the body may take behind `[DONE]` before the connection is given up instead of kept.
 _DRAIN_S = 0.1
 
@@ -64,6 +67,17 @@ def aiohttp_transport() -> httpx.AsyncBaseTransport:
         return aiohttp.ClientSession(connector=connector, cookie_jar=aiohttp.DummyCookieJar())
 
     return AiohttpTransport(client=session)
+
+
+class _Slices(httpx.AsyncByteStream):
+    """A long body in slices: written whole, it would hold up every other answer."""
+
+    def __init__(self, content: bytes) -> None:
+        self._content = content
+
+    async def __aiter__(self) -> AsyncIterator[bytes]:
+        for start in range(0, len(self._content), _SLICE_BYTES):
+            yield self._content[start : start + _SLICE_BYTES]
 
 
 class Upstream:
@@ -133,8 +147,8 @@ class Upstream:
         request = self._client.build_request(
             method,
             url,
-            content=content,
-            headers=self._headers(headers),
+            content=content if len(content) <= _SLICE_BYTES else _Slices(content),
+            headers={**self._headers(headers), "content-length": str(len(content))},
             timeout=httpx.Timeout(timeout_s, connect=self._patience.connect_timeout_s),
         )
         response = await self._answered(request)
