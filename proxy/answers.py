@@ -100,11 +100,9 @@ class Answer(Response):
             if error.status >= 500:
                 logger.warning("%s: %s", error.code, error.message)
             await outlet.fail(error)
-        except Exception:  # noqa: BLE001 - the last resort: a bug must still give the caller an answer
+        except Exception:
             logger.exception("a request failed because of a bug")
-            await outlet.fail(
-                FloretteError("Florette failed because of a bug; the server's log has the details.")
-            )
+            await outlet.fail(FloretteError("Florette failed because of a bug; the server's log has the details."))
 
 
 async def _cancel_when_gone(receive: Receive, scope: anyio.CancelScope) -> None:

@@ -76,9 +76,7 @@ class Chat:
         return self._format.parser(prompt, request.declared, request.choice, request.parallel, self._new_id)
 
 
-def _upstream_body(
-    request: ChatRequest, body: Mapping[str, Any], prompt: Prompt
-) -> tuple[dict[str, Any], list[str]]:
+def _upstream_body(request: ChatRequest, body: Mapping[str, Any], prompt: Prompt) -> tuple[dict[str, Any], list[str]]:
     # What the upstream is asked, and the caller's stop strings that did not fit.
     sent = without_tool_fields(body) | {"messages": prompt.messages}
     stops = request.stops
@@ -150,9 +148,7 @@ class _Turn:
 class _Choice:
     """Reads one choice and says how it finished."""
 
-    def __init__(
-        self, request: ChatRequest, parser: Parser, stops: StopStrings | None, prompt: Prompt
-    ) -> None:
+    def __init__(self, request: ChatRequest, parser: Parser, stops: StopStrings | None, prompt: Prompt) -> None:
         self._demand = request.choice
         self._parser = parser
         self._stops = stops

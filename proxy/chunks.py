@@ -66,9 +66,7 @@ class ChunkWriter:
     def _start(self, choice: int, head: Mapping[str, Any]) -> list[Chunk]:
         if not self._begun:
             self._head |= {name: head[name] for name in _LASTING if head.get(name)}
-            self._once = {
-                name: value for name, value in head.items() if name not in _LASTING and value is not None
-            }
+            self._once = {name: value for name, value in head.items() if name not in _LASTING and value is not None}
         begun = [index for index in range(choice + 1) if index not in self._begun]
         self._begun |= set(begun)
         return [self._chunk(index, {"role": "assistant", "content": None}) for index in begun]
@@ -102,9 +100,7 @@ class ChunkWriter:
             written |= self._extras.pop(choice, {})
         if fields:
             written |= fields
-        return (
-            {**self._head, **self._take_once(), "choices": [written]} if self._once else self._plain(written)
-        )
+        return {**self._head, **self._take_once(), "choices": [written]} if self._once else self._plain(written)
 
     def _plain(self, written: Chunk) -> Chunk:
         return {**self._head, "choices": [written]}

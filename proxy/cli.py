@@ -42,12 +42,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="florette", description="OpenAI tool calls over a plain vLLM.")
     serve = parser.add_subparsers(required=True, metavar="COMMAND").add_parser("serve", help="serve the API")
-    serve.add_argument(
-        "--upstream", metavar="URL", help="the vLLM to use, ending in /v1 (none: a built-in demo)"
-    )
-    serve.add_argument(
-        "--upstream-key", metavar="KEY", help="sent to the upstream instead of the caller's key"
-    )
+    serve.add_argument("--upstream", metavar="URL", help="the vLLM to use, ending in /v1 (none: a built-in demo)")
+    serve.add_argument("--upstream-key", metavar="KEY", help="sent to the upstream instead of the caller's key")
     serve.add_argument("--host", help="address to listen on (127.0.0.1)")
     serve.add_argument("--port", type=int, help="port to listen on (8080); 0 picks a free one")
     serve.add_argument("--config", type=Path, metavar="FILE", help="a YAML file, as config.example.yaml")
@@ -88,9 +84,7 @@ class _Server(uvicorn.Server):
 
 
 def _serve(config: Config) -> int:
-    logging.basicConfig(
-        level=config.log_level.upper(), format="%(asctime)s %(levelname)s %(name)s: %(message)s"
-    )
+    logging.basicConfig(level=config.log_level.upper(), format="%(asctime)s %(levelname)s %(name)s: %(message)s")
     for chatty in ("uvicorn", "httpx"):
         logging.getLogger(chatty).setLevel(logging.WARNING)
     try:

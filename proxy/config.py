@@ -25,33 +25,21 @@ class Config(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    upstream: Annotated[
-        str | None, Field(description="URL of the vLLM to use, ending in /v1; none: the demo.")
-    ] = None
-    upstream_key: Annotated[
-        SecretStr | None, Field(description="Sent to the upstream instead of the caller's.")
-    ] = None
+    upstream: Annotated[str | None, Field(description="URL of the vLLM to use, ending in /v1; none: the demo.")] = None
+    upstream_key: Annotated[SecretStr | None, Field(description="Sent to the upstream instead of the caller's.")] = None
     host: Annotated[str, Field(min_length=1, description="Address to listen on.")] = "127.0.0.1"
     port: Annotated[int, Field(ge=0, le=65535, description="Port to listen on; 0 picks a free one.")] = 8080
-    grace_s: Annotated[float, Field(ge=0, le=3600, description="Time for running answers after SIGTERM.")] = (
-        30.0
+    grace_s: Annotated[float, Field(ge=0, le=3600, description="Time for running answers after SIGTERM.")] = 30.0
+    max_body_bytes: Annotated[int, Field(ge=1024, le=1 << 30, description="Longest request body.")] = 10_000_000
+    connect_timeout_s: Annotated[float, Field(gt=0, le=60, description="Time to connect to the upstream.")] = 5.0
+    idle_timeout_s: Annotated[float, Field(gt=0, le=3600, description="Longest silence of a streaming upstream.")] = (
+        120.0
     )
-    max_body_bytes: Annotated[int, Field(ge=1024, le=1 << 30, description="Longest request body.")] = (
-        10_000_000
-    )
-    connect_timeout_s: Annotated[
-        float, Field(gt=0, le=60, description="Time to connect to the upstream.")
-    ] = 5.0
-    idle_timeout_s: Annotated[
-        float, Field(gt=0, le=3600, description="Longest silence of a streaming upstream.")
-    ] = 120.0
     answer_timeout_s: Annotated[
         float, Field(gt=0, le=86400, description="Longest wait for an answer that is not streamed.")
     ] = 600.0
     retries: Annotated[int, Field(ge=0, le=10, description="New tries before the first byte.")] = 2
-    retry_backoff_s: Annotated[
-        float, Field(ge=0, le=10, description="Wait before the first new try; doubles.")
-    ] = 0.2
+    retry_backoff_s: Annotated[float, Field(ge=0, le=10, description="Wait before the first new try; doubles.")] = 0.2
     default_system: Annotated[
         str, Field(max_length=100_000, description="System message of requests with tools that have none.")
     ] = "You are a helpful assistant."
@@ -60,9 +48,9 @@ class Config(BaseModel):
         Field(description="Language of the tool prompt; auto: that of the caller."),
     ] = "auto"
     vision: Annotated[bool, Field(description="The model sees: images are passed on.")] = False
-    reasoning_field: Annotated[
-        str, Field(pattern="^[a-z_]{1,64}$", description="Field for the model's thinking.")
-    ] = "reasoning_content"
+    reasoning_field: Annotated[str, Field(pattern="^[a-z_]{1,64}$", description="Field for the model's thinking.")] = (
+        "reasoning_content"
+    )
     log_level: Annotated[
         Literal["debug", "info", "warning", "error"], Field(description="Least severe line that is logged.")
     ] = "info"
@@ -80,9 +68,7 @@ class Config(BaseModel):
         return url.rstrip("/") + ("" if parts.path.strip("/") else "/v1")
 
     @classmethod
-    def load(
-        cls, flags: Mapping[str, Any], file: Path | None, environment: Mapping[str, str] = os.environ
-    ) -> Self:
+    def load(cls, flags: Mapping[str, Any], file: Path | None, environment: Mapping[str, str] = os.environ) -> Self:
         """The config that these make together; a flag that is None and an empty variable are not given."""
         given = _read(file) if file else {}
         given |= {

@@ -107,18 +107,9 @@ def _add(pieces: list[Piece], choice: dict[str, Any], said: Mapping[str, Any]) -
     content = said.get("content") or ""
     reasoning = said.get("reasoning") or said.get("reasoning_content") or ""
     finish = choice.get("finish_reason")
-    fields = {
-        name: value for name, value in choice.items() if value is not None and name not in _CHOICE_USUAL
-    }
+    fields = {name: value for name, value in choice.items() if value is not None and name not in _CHOICE_USUAL}
     last = pieces[-1] if pieces else None
-    if (
-        last is None
-        or last.choice != index
-        or last.finish
-        or fields
-        or last.fields
-        or (last.content and reasoning)
-    ):
+    if last is None or last.choice != index or last.finish or fields or last.fields or (last.content and reasoning):
         pieces.append(Piece(index, content, reasoning, finish, fields))
     else:
         last.content += content

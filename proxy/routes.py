@@ -161,9 +161,7 @@ def _no_constant(name: str) -> None:
 # -- answers -----------------------------------------------------------------------------------------------
 
 
-async def _streamed(
-    outlet: Outlet, events: AsyncGenerator[Said, None], request: ChatRequest, service: Service
-) -> None:
+async def _streamed(outlet: Outlet, events: AsyncGenerator[Said, None], request: ChatRequest, service: Service) -> None:
     writer = ChunkWriter(Style(request.legacy, service.reasoning_field), _defaults(request, service))
     mended = _Mended()
     async with aclosing(events):
@@ -181,9 +179,7 @@ async def _streamed(
     await outlet.end(encode_done())
 
 
-async def _whole(
-    outlet: Outlet, events: AsyncGenerator[Said, None], request: ChatRequest, service: Service
-) -> None:
+async def _whole(outlet: Outlet, events: AsyncGenerator[Said, None], request: ChatRequest, service: Service) -> None:
     collector = Collector(Style(request.legacy, service.reasoning_field), _defaults(request, service))
     mended = _Mended()
     async with aclosing(events):
@@ -231,11 +227,7 @@ def _passed(
         upstream = service.upstream
         async with upstream.send(method, path, content, headers, streamed=streamed, root=root) as response:
             is_stream = response.headers.get("content-type", "").startswith("text/event-stream")
-            kept = [
-                (name, value)
-                for name, value in response.headers.raw
-                if name.decode().lower() not in _NOT_PASSED
-            ]
+            kept = [(name, value) for name, value in response.headers.raw if name.decode().lower() not in _NOT_PASSED]
             await outlet.start(response.status_code, kept, event_stream=is_stream)
             end = b""
             async with aclosing(upstream.read(response)) as reads:

@@ -26,11 +26,7 @@ class StopStrings:
         if self.stopped_by is not None:
             return ""
         text = self._held + text
-        found = [
-            (text.index(string) + len(string), -len(string), string)
-            for string in self._strings
-            if string in text
-        ]
+        found = [(text.index(string) + len(string), -len(string), string) for string in self._strings if string in text]
         if found:
             end, _, self.stopped_by = min(found)
             self._held = ""

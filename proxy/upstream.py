@@ -60,7 +60,7 @@ class Patience:
 
 
 def aiohttp_transport() -> httpx.AsyncBaseTransport:
-    """httpx on aiohttp: a quarter of the CPU of httpx's own. No limit on connections, no cookies kept."""
+    """Httpx on aiohttp: a quarter of the CPU of its own. No limit on connections, no cookies kept."""
 
     def session() -> aiohttp.ClientSession:
         connector = aiohttp.TCPConnector(limit=0, keepalive_timeout=_KEEPALIVE_S)
@@ -101,9 +101,7 @@ class Upstream:
         """Closes all connections."""
         await self._client.aclose()
 
-    async def stream(
-        self, body: dict[str, Any], headers: Mapping[str, str]
-    ) -> AsyncGenerator[list[bytes], None]:
+    async def stream(self, body: dict[str, Any], headers: Mapping[str, str]) -> AsyncGenerator[list[bytes], None]:
         """The payloads of a streamed chat completion, those that arrive together as one list."""
         content = _encoded(body | {"stream": True})
         decoder = Decoder()
@@ -163,9 +161,7 @@ class Upstream:
             async for data in response.aiter_raw():
                 yield data
         except httpx.ReadTimeout:
-            raise UpstreamSilent(
-                f"The upstream sent nothing for {self._patience.idle_timeout_s:g} s."
-            ) from None
+            raise UpstreamSilent(f"The upstream sent nothing for {self._patience.idle_timeout_s:g} s.") from None
         except _FAILURES as error:
             raise UpstreamBroken("The connection to the upstream broke off while it answered.") from error
 
@@ -247,9 +243,7 @@ def _error_in(said: bytes) -> tuple[str, str | None]:
 
 
 def _code_of(status: int, message: str) -> str | None:
-    if status == 400 and any(
-        hint in message for hint in ("maximum context length", "longer than the maximum")
-    ):
+    if status == 400 and any(hint in message for hint in ("maximum context length", "longer than the maximum")):
         return "context_length_exceeded"
     if status == 404 and "model" in message.lower():
         return "model_not_found"

@@ -198,9 +198,7 @@ def _sentence(error: ValidationError) -> InvalidRequest:
     # Of a union's complaints the deepest is about the form that the caller meant.
     worst = max(error.errors(include_url=False, include_input=False), key=lambda entry: len(entry["loc"]))
     # Pydantic puts the names of a union's members ("str", "_NamedChoice", "list[...]") into the path; ours start a-z.
-    path = [
-        str(part) for part in worst["loc"] if isinstance(part, int) or re.fullmatch("(?!str$)[a-z_]+", part)
-    ]
+    path = [str(part) for part in worst["loc"] if isinstance(part, int) or re.fullmatch("(?!str$)[a-z_]+", part)]
     param = re.sub(r"\.(\d+)", r"[\1]", ".".join(path))
     return InvalidRequest(f"Invalid value for '{param}': {worst['msg']}.", param=param)
 
@@ -217,15 +215,14 @@ def _check_tools(request: ChatRequest) -> None:
             )
         for name in {tool.name, tool.model_name}:
             if name in seen:
-                raise InvalidRequest(
-                    f"The tool name {name!r} is declared twice; names must differ.", param=field
-                )
+                raise InvalidRequest(f"The tool name {name!r} is declared twice; names must differ.", param=field)
         seen |= {tool.name, tool.model_name}
-    _check_choice(request, seen)
+    _check_choice(request)
 
 
-def _check_choice(request: ChatRequest, declared: set[str]) -> None:
+def _check_choice(request: ChatRequest) -> None:
     choice = request.choice
+    declared = {tool.name for tool in request.declared}
     field = "function_call" if request.legacy else "tool_choice"
     if choice.mode in ("required", "named") and not declared:
         raise InvalidRequest(f"'{field}' demands a call, but the request declares no tools.", param=field)

@@ -7,6 +7,7 @@ from collections.abc import AsyncIterator, Iterator
 from contextlib import ExitStack
 from typing import Any, Protocol
 
+import hypothesis
 import openai
 import pytest
 
@@ -14,6 +15,10 @@ from proxy.app import create_app
 from proxy.config import Config
 from scripted import ScriptedUpstream
 from serving import LoopThread, nobody_listens, serve_app
+
+# How long an example takes is the machine's affair: speed is measured in benchmarks.
+hypothesis.settings.register_profile("florette", deadline=None)
+hypothesis.settings.load_profile("florette")
 
 
 class Florette(Protocol):

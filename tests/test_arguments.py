@@ -100,9 +100,7 @@ def test_json5_means_what_json5_says(values: list[str], gaps: list[str]) -> None
 
 
 pieces = st.lists(
-    st.sampled_from(
-        [*"{}[],:\"'\\/*# \n\t✿-.0x", "null", "True", "a", "//", "/*", "*/", "\\u00", "\\x", '"k":', "1e"]
-    )
+    st.sampled_from([*"{}[],:\"'\\/*# \n\t✿-.0x", "null", "True", "a", "//", "/*", "*/", "\\u00", "\\x", '"k":', "1e"])
     | st.text(max_size=3),
     max_size=16,
 )
@@ -115,9 +113,7 @@ def test_any_text_at_all_becomes_an_object(said: list[str]) -> None:
 
 
 @given(
-    st.dictionaries(
-        st.text(max_size=5), st.text(max_size=8) | st.integers() | st.none() | st.booleans(), max_size=4
-    )
+    st.dictionaries(st.text(max_size=5), st.text(max_size=8) | st.integers() | st.none() | st.booleans(), max_size=4)
 )
 def test_pythons_way_to_write_a_dict_is_understood(value: dict[str, Any]) -> None:
     text = repr(value)
@@ -191,9 +187,7 @@ def test_a_marker_outside_a_string_ends_the_object() -> None:
     assert (json.loads(out), rest, repairs) == ({"a": [1, "✿", {"b": None}]}, "✿FUNCTION✿: f", 4)
 
 
-@pytest.mark.parametrize(
-    ("text", "rest"), [("{a✿b: 1}", "✿b: 1}"), ("{a: b✿}", "✿}"), ('{"a"✿', "✿"), ("{✿", "✿")]
-)
+@pytest.mark.parametrize(("text", "rest"), [("{a✿b: 1}", "✿b: 1}"), ("{a: b✿}", "✿}"), ('{"a"✿', "✿"), ("{✿", "✿")])
 def test_a_marker_ends_the_object_in_every_place(text: str, rest: str) -> None:
     out, behind, _ = read(text)
     assert isinstance(json.loads(out), dict)

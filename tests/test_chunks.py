@@ -82,9 +82,7 @@ def accumulated(chunks: list[Chunk], style: Style) -> dict[int, Chunk]:
                 made["arguments"] += function["arguments"]
                 made |= {"name": function["name"]} if "name" in function else {}
             for name, value in delta.items():
-                message[name] = (
-                    value if message.get(name) is None or name == "role" else message[name] + value
-                )
+                message[name] = value if message.get(name) is None or name == "role" else message[name] + value
     return messages
 
 

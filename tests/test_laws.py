@@ -18,14 +18,8 @@ from proxy.formats.qwen import Qwen
 from proxy.wire import Choice, FunctionCall, Message, ToolCall
 
 json_values = st.recursive(
-    st.none()
-    | st.booleans()
-    | st.integers()
-    | st.floats(allow_nan=False, allow_infinity=False)
-    | st.text(max_size=8),
-    lambda children: (
-        st.lists(children, max_size=3) | st.dictionaries(st.text(max_size=4), children, max_size=3)
-    ),
+    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.text(max_size=8),
+    lambda children: st.lists(children, max_size=3) | st.dictionaries(st.text(max_size=4), children, max_size=3),
     max_leaves=8,
 )
 json_objects = st.dictionaries(st.text(max_size=6), json_values, max_size=4)
@@ -88,12 +82,8 @@ fragments = st.one_of(
 )
 texts = st.lists(fragments, max_size=14).map("".join)
 
-choices = st.sampled_from(
-    [Choice(), Choice("none"), Choice("required"), Choice("named", "get"), Choice("named", "f")]
-)
-settings = st.fixed_dictionaries(
-    {"choice": choices, "parallel": st.booleans(), "after_results": st.booleans()}
-)
+choices = st.sampled_from([Choice(), Choice("none"), Choice("required"), Choice("named", "get"), Choice("named", "f")])
+settings = st.fixed_dictionaries({"choice": choices, "parallel": st.booleans(), "after_results": st.booleans()})
 ends = st.sampled_from([{}, {"truncated": True}, {"stopped": True}])
 
 
@@ -112,9 +102,7 @@ def test_law_1_the_events_are_the_same_however_the_text_is_cut(
     assert read(list(text), parser_for(**setting), **end) == whole
 
 
-@given(
-    st.lists(st.text(max_size=6).map(lambda text: text.replace("✿", "").replace("<", "") + "."), max_size=8)
-)
+@given(st.lists(st.text(max_size=6).map(lambda text: text.replace("✿", "").replace("<", "") + "."), max_size=8))
 def test_law_2_what_cannot_be_part_of_a_marker_leaves_at_once(pieces: list[str]) -> None:
     parser = parser_for()
     for piece in pieces:
@@ -149,9 +137,7 @@ def test_law_5_valid_json_comes_out_verbatim(name: str, arguments: str) -> None:
 
 
 @given(texts, settings)
-def test_law_5_whatever_the_model_writes_arguments_are_a_json_object(
-    text: str, setting: dict[str, Any]
-) -> None:
+def test_law_5_whatever_the_model_writes_arguments_are_a_json_object(text: str, setting: dict[str, Any]) -> None:
     for _, arguments in read(text, parser_for(**setting)).calls:
         assert isinstance(json.loads(arguments), dict)
 
@@ -180,14 +166,10 @@ def test_law_6_what_is_rendered_is_read_back(made: list[tuple[str, dict[str, Any
         for name, arguments, code in made
         if name != "code_interpreter" or not any(line.lstrip().startswith("✿") for line in code.split("\n"))
     ]
-    tool_calls = [
-        ToolCall(function=FunctionCall(name=name, arguments=arguments)) for name, arguments in calls
-    ]
+    tool_calls = [ToolCall(function=FunctionCall(name=name, arguments=arguments)) for name, arguments in calls]
     history = [Message(role="assistant", tool_calls=tool_calls), Message(role="user", content="on")]
     prompt = Qwen().render(history, TOOLS, Choice(), True)
-    written = next(
-        message.get("content", "") for message in prompt.messages if message["role"] == "assistant"
-    )
+    written = next(message.get("content", "") for message in prompt.messages if message["role"] == "assistant")
     answer = read(written)
     assert [(name, json.loads(arguments)) for name, arguments in answer.calls] == [
         (name, json.loads(arguments)) for name, arguments in calls
@@ -228,10 +210,7 @@ def test_law_8_a_name_is_announced_once_and_whole(data: st.DataObject, text: str
     """`fold` fails for a call announced twice; here: the names are those of the text read whole."""
     parser = parser_for()
     announced = [
-        event.name
-        for piece in data.draw(cut(text))
-        for event in parser.feed(piece)
-        if isinstance(event, CallStart)
+        event.name for piece in data.draw(cut(text)) for event in parser.feed(piece) if isinstance(event, CallStart)
     ]
     announced += [event.name for event in parser.close() if isinstance(event, CallStart)]
     assert announced == [name for name, _ in read(text).calls]

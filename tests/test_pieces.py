@@ -56,9 +56,7 @@ def test_the_finish_may_carry_text() -> None:
 @pytest.mark.parametrize("field", ["reasoning", "reasoning_content"])
 def test_thinking_has_two_names(field: str) -> None:
     chunk = {"index": 0, "delta": {field: "hm"}, "finish_reason": None}
-    assert read(payload(chunk), payload(chunk), payload(said("a"))) == [
-        Piece(0, content="a", reasoning="hmhm")
-    ]
+    assert read(payload(chunk), payload(chunk), payload(said("a"))) == [Piece(0, content="a", reasoning="hmhm")]
 
 
 def test_thinking_behind_text_is_a_piece_of_its_own() -> None:

@@ -15,11 +15,7 @@ from proxy.events import CallArguments, CallStart, Text
 from proxy.wire import Choice, Tool
 
 DATA = Path(__file__).parent / "data/qwen_parse_cases.json"
-CASES = {
-    case["id"]: case
-    for case in json.loads(DATA.read_text("utf-8"))["cases"]
-    if case.get("prompt_type") != "nous"
-}
+CASES = {case["id"]: case for case in json.loads(DATA.read_text("utf-8"))["cases"] if case.get("prompt_type") != "nous"}
 
 #: What the reader does not do: the caller's own stop strings are the upstream's and `stops`' business.
 NOT_THE_READERS = ("stop-user", "stop-user-partial", "stop-order", "nofn-result")
@@ -134,6 +130,7 @@ def test_the_documentation_lists_each_difference() -> None:
 
 # -- what else models write --------------------------------------------------------------------------------
 
+CODE = "code_interpreter"
 F, A, R, E = "✿FUNCTION✿", "✿ARGS✿", "✿RESULT✿", "✿RETURN✿"
 
 
@@ -178,7 +175,7 @@ def both_ways(text: str, **setting: Any) -> Answer:
         (f"{F}: get\n{A}: None\n{F}: now", [("get", "{}"), ("now", "{}")]),
         (f"{F}: get\n{A}: {R}: 1", [("get", "{}")]),
         # the only string there is
-        (f"{F}: get_current_weather\n{A}: Paris, France \n", [("get_current_weather", '{"location": "Paris, France"}')]),
+        (f"{F}: get_current_weather\n{A}: Paris, France \n", [(PARIS[0], '{"location": "Paris, France"}')]),
         (f"{F}: get_current_weather\n{A}: nullable", [("get_current_weather", '{"location": "nullable"}')]),
         (f"{F}: get_current_weather\n{A}: ```\nParis\n```", [("get_current_weather", '{"location": "Paris"}')]),
         (f"{F}: get_current_weather\n{A}: ```Paris", [("get_current_weather", '{"location": "```Paris"}')]),
@@ -188,8 +185,8 @@ def both_ways(text: str, **setting: Any) -> Answer:
         (f'{F}: code_interpreter\n{A}: ```json\n{{"code": "1"}}\n```', [("code_interpreter", '{"code": "1"}')]),
         (f'{F}: code_interpreter\n{A}: {{"code": "1"}}', [("code_interpreter", '{"code": "1"}')]),
         (f"{F}: code_interpreter\n{A}: ```py\n{{1}}\n```", [("code_interpreter", '{"code": "{1}"}')]),
-        (f"{F}: code_interpreter\n{A}: ```py\n1\n```\nDone: {F}: now", [("code_interpreter", '{"code": "1"}'), ("now", "{}")]),
-        (f"{F}: code_interpreter\n{A}: ```py\n1 # ✿\n{F}: now", [("code_interpreter", '{"code": "1 # ✿"}'), ("now", "{}")]),
+        (f"{F}: {CODE}\n{A}: ```py\n1\n```\nDone: {F}: now", [(CODE, '{"code": "1"}'), ("now", "{}")]),
+        (f"{F}: {CODE}\n{A}: ```py\n1 # ✿\n{F}: now", [(CODE, '{"code": "1 # ✿"}'), ("now", "{}")]),
         (f"{F}: code_interpreter\n{A}: [1, 2]", [("code_interpreter", '{"code": "[1, 2]"}')]),
         (f"{F}: code_interpreter\n{A}: ```py\n1\n```\nor\n```py\n2\n```", [("code_interpreter", '{"code": "1"}')]),
         # names that nobody declared
@@ -330,9 +327,7 @@ def test_a_named_call_is_read_as_if_the_model_had_begun_it(said: str, calls: lis
         (" The weather is fine.", [], " The weather is fine."),
     ],
 )
-def test_a_required_call_is_read_as_if_the_model_had_begun_it(
-    said: str, calls: list[Call], text: str
-) -> None:
+def test_a_required_call_is_read_as_if_the_model_had_begun_it(said: str, calls: list[Call], text: str) -> None:
     answer = both_ways(said, choice=Choice("required"))
     assert (answer.calls, answer.text) == (calls, text)
 

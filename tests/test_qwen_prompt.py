@@ -12,6 +12,7 @@ from typing import Any
 
 import httpx
 import pytest
+
 from scripted import ScriptedUpstream
 from steps import Says
 
@@ -19,9 +20,7 @@ Body = dict[str, Any]
 
 CASES = {
     case["id"]: case
-    for case in json.loads((Path(__file__).parent / "data/qwen_prompt_cases.json").read_text("utf-8"))[
-        "cases"
-    ]
+    for case in json.loads((Path(__file__).parent / "data/qwen_prompt_cases.json").read_text("utf-8"))["cases"]
     if case.get("prompt_type") != "nous"
 }
 
@@ -94,9 +93,7 @@ def modern_body(case: Body) -> Body:
     return body
 
 
-def reaching_the_upstream(
-    body: Body, case: Body, upstream: ScriptedUpstream, florette: Callable[..., str]
-) -> Body:
+def reaching_the_upstream(body: Body, case: Body, upstream: ScriptedUpstream, florette: Callable[..., str]) -> Body:
     upstream.script(Says("ok"))
     base_url = florette(default_system="", language=case.get("lang", "auto"))
     # Whatever the canned answer lacks (a named call, say) is not the point here.
@@ -200,9 +197,7 @@ def prompt_of(
 USER: Body = {"role": "user", "content": "weather?"}
 
 
-def turn_of(
-    messages: list[Body], upstream: ScriptedUpstream, florette: Callable[..., str], **fields: Any
-) -> str:
+def turn_of(messages: list[Body], upstream: ScriptedUpstream, florette: Callable[..., str], **fields: Any) -> str:
     """What stands behind the user's words in the last message."""
     last = prompt_of([USER, *messages], upstream, florette(), **fields)[-1]
     assert last["role"] == "user"
@@ -211,9 +206,7 @@ def turn_of(
     return said.removeprefix("weather?\n\n")
 
 
-def test_results_stand_in_the_order_of_their_calls(
-    upstream: ScriptedUpstream, florette: Callable[..., str]
-) -> None:
+def test_results_stand_in_the_order_of_their_calls(upstream: ScriptedUpstream, florette: Callable[..., str]) -> None:
     """Design: by tool_call_id, not by position; Qwen-Agent goes by position."""
     assistant = {
         "role": "assistant",
@@ -242,21 +235,15 @@ def test_a_result_that_answers_no_call_becomes_user_text(
     assert prompt[-1]["content"] == "weather?\n\nThe tool has returned the following result: \n21"
 
 
-def test_a_result_may_come_after_the_users_next_words(
-    upstream: ScriptedUpstream, florette: Callable[..., str]
-) -> None:
+def test_a_result_may_come_after_the_users_next_words(upstream: ScriptedUpstream, florette: Callable[..., str]) -> None:
     assistant = {"role": "assistant", "content": None, "tool_calls": [call("a")]}
-    prompt = prompt_of(
-        [USER, assistant, {"role": "user", "content": "hurry"}, result("a", "21")], upstream, florette()
-    )
+    prompt = prompt_of([USER, assistant, {"role": "user", "content": "hurry"}, result("a", "21")], upstream, florette())
     assert [message["role"] for message in prompt] == ["system", "user", "assistant", "user"]
     assert prompt[2]["content"].endswith("\n✿RESULT✿: 21\n✿RETURN✿: ")
     assert prompt[3]["content"] == "hurry"
 
 
-def test_an_id_used_twice_means_the_newest_call(
-    upstream: ScriptedUpstream, florette: Callable[..., str]
-) -> None:
+def test_an_id_used_twice_means_the_newest_call(upstream: ScriptedUpstream, florette: Callable[..., str]) -> None:
     """Servers that number calls afresh in each turn (`call_0`) give such histories."""
     first = {"role": "assistant", "content": None, "tool_calls": [call("call_0", '{"city": "x"}')]}
     second = {"role": "assistant", "content": None, "tool_calls": [call("call_0", '{"city": "y"}')]}
@@ -330,9 +317,7 @@ def test_system_and_developer_messages_at_the_start_become_one(
     assert prompt[0]["content"].startswith("One.\n\nTwo.\n\n# Tools\n\n")
 
 
-def test_a_later_system_message_stays_where_it_is(
-    upstream: ScriptedUpstream, florette: Callable[..., str]
-) -> None:
+def test_a_later_system_message_stays_where_it_is(upstream: ScriptedUpstream, florette: Callable[..., str]) -> None:
     prompt = prompt_of([USER, {"role": "developer", "content": "Be brief."}, USER], upstream, florette())
     assert [message["role"] for message in prompt] == ["system", "user", "system", "user"]
     assert prompt[0]["content"].startswith("# Tools")
@@ -426,9 +411,7 @@ def test_a_model_that_sees_gets_the_images(upstream: ScriptedUpstream, florette:
     ]
 
 
-def test_text_for_a_model_that_sees_is_still_text(
-    upstream: ScriptedUpstream, florette: Callable[..., str]
-) -> None:
+def test_text_for_a_model_that_sees_is_still_text(upstream: ScriptedUpstream, florette: Callable[..., str]) -> None:
     user: Body = {"role": "user", "content": [{"type": "text", "text": "one"}, {"type": "text", "text": " two"}]}
     prompt = prompt_of([user, {"role": "user", "content": "three"}], upstream, florette(vision=True))
     assert [message["content"] for message in prompt[1:]] == ["one two", "three"]

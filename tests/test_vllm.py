@@ -67,21 +67,15 @@ def test_forced_marker_text_comes_out_as_a_call(sdk: openai.OpenAI, model: str) 
 
 
 @pytest.mark.parametrize("interval", [1, 3, 20])
-def test_streamed_and_not_streamed_are_the_same_message(
-    sdk: openai.OpenAI, model: str, interval: int
-) -> None:
+def test_streamed_and_not_streamed_are_the_same_message(sdk: openai.OpenAI, model: str, interval: int) -> None:
     body: Any = {"model": model, "messages": USER, "tools": [WEATHER], "max_tokens": 200}
     whole = sdk.chat.completions.create(**body, extra_body=forced(TWO_CALLS)).choices[0].message
-    with sdk.chat.completions.stream(
-        **body, extra_body=forced(TWO_CALLS, stream_interval=interval)
-    ) as stream:
+    with sdk.chat.completions.stream(**body, extra_body=forced(TWO_CALLS, stream_interval=interval)) as stream:
         final = stream.get_final_completion().choices[0]
     assert whole.tool_calls
     assert len(whole.tool_calls) == 2
     said = [call.to_dict()["function"] for call in whole.tool_calls]
-    streamed = [
-        call.function.model_dump(include={"name", "arguments"}) for call in final.message.tool_calls or []
-    ]
+    streamed = [call.function.model_dump(include={"name", "arguments"}) for call in final.message.tool_calls or []]
     assert streamed == said
     assert final.finish_reason == "tool_calls"
 
@@ -136,9 +130,7 @@ def test_log_probabilities_travel_with_the_text(sdk: openai.OpenAI, model: str) 
     logprobs = answer.choices[0].logprobs
     assert logprobs is not None
     assert logprobs.content
-    assert "".join(entry.token for entry in logprobs.content).startswith(
-        answer.choices[0].message.content or "-"
-    )
+    assert "".join(entry.token for entry in logprobs.content).startswith(answer.choices[0].message.content or "-")
 
 
 def test_a_prompt_that_is_too_long_is_a_context_overflow(sdk: openai.OpenAI, model: str) -> None:
@@ -157,10 +149,7 @@ def test_an_unknown_model_is_not_found(sdk: openai.OpenAI) -> None:
 
 def running() -> float:
     metrics = httpx.get(URL.removesuffix("/v1") + "/metrics").text
-    return sum(
-        float(value)
-        for value in re.findall(r"^vllm:num_requests_running\{.*\} (\S+)$", metrics, re.MULTILINE)
-    )
+    return sum(float(value) for value in re.findall(r"^vllm:num_requests_running\{.*\} (\S+)$", metrics, re.MULTILINE))
 
 
 def becomes(loop_thread: LoopThread, wanted: float) -> bool:

@@ -33,7 +33,7 @@ _LITERALS = {
 
 _PYTHON_COMMENT = re.compile(r"\s#\s.*", re.DOTALL)
 _BLANK = re.compile(r"\s+")
-_JSON_BLANK = re.compile(r"[ \t\r\n]*")
+_JSON_BLANKS = frozenset(" \t\r\n")
 _PLAIN = {'"': re.compile(r'[^"\\\x00-\x1f]+'), "'": re.compile(r"[^'\"\\\x00-\x1f]+")}
 #: How many characters must be there before an escape can be judged; any other takes 2.
 _ESCAPE_SIZE = {"x": 4, "u": 6, "\r": 3}
@@ -118,9 +118,9 @@ class ObjectReader:
     def _skip(self, text: str, at: int) -> int:
         # Blanks, comments and the end sign stand anywhere between tokens. Gives `at` when a token begins there.
         if blank := _BLANK.match(text, at):
-            valid = _JSON_BLANK.match(text, at, blank.end())
-            (self._comma or self._out).append(valid.group() if valid else "")
-            self.repairs += valid is None or valid.end() < blank.end()
+            valid = "".join([char for char in blank.group() if char in _JSON_BLANKS])
+            (self._comma or self._out).append(valid)
+            self.repairs += len(blank.group()) - len(valid)
             return blank.end()
         char = text[at]
         if char == self._end:

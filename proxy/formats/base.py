@@ -45,9 +45,7 @@ class Parser(Protocol):
 class Format(Protocol):
     """One way to tell a model of its tools."""
 
-    def render(
-        self, messages: Sequence[Message], tools: Sequence[Tool], choice: Choice, parallel: bool
-    ) -> Prompt:
+    def render(self, messages: Sequence[Message], tools: Sequence[Tool], choice: Choice, parallel: bool) -> Prompt:
         """The prompt for a conversation, with the tools that the choice leaves to the model."""
         ...
 

@@ -73,9 +73,7 @@ def _match(messages: Sequence[Message]) -> tuple[dict[int, list[_Call]], set[int
             by_id |= {call.id: made for call, made in zip(message.calls, calls[position], strict=True)}
             recent += calls[position]
         elif message.role in ("tool", "function"):
-            answered = (
-                by_id.get(message.tool_call_id) if message.tool_call_id else _waiting(recent, message.name)
-            )
+            answered = by_id.get(message.tool_call_id) if message.tool_call_id else _waiting(recent, message.name)
             if answered is None:
                 orphans.add(position)
             else:

@@ -14,7 +14,7 @@ from collections.abc import Callable, Mapping
 from typing import Protocol
 
 from proxy.events import CallArguments, CallEnd, CallStart, Dropped, Halt, ParserEvent, Reasoning, Text
-from proxy.formats.markers import DECORATION, Found, Lines, Scanner
+from proxy.formats.markers import DECORATION, Lines, Scanner
 
 THINK = "<think>"
 END_THINK = "</think>"
@@ -148,9 +148,6 @@ class CallParser:
     def _waiting_end(self, scanner: Scanner) -> int:
         # Up to where the text can be used now: a literal that may be coming at its end has to wait.
         return len(self._text) if self._closing else scanner.partial(self._text, self._at)
-
-    def _found_at(self, scanner: Scanner) -> Found | None:
-        return scanner.match(self._text, self._at)
 
     def _say(self, text: str) -> None:
         self._lines.feed(text)

@@ -38,9 +38,7 @@ class Qwen:
     language: Literal["auto", "zh", "en"] = "auto"
     vision: bool = False
 
-    def render(
-        self, messages: Sequence[Message], tools: Sequence[Tool], choice: Choice, parallel: bool
-    ) -> Prompt:
+    def render(self, messages: Sequence[Message], tools: Sequence[Tool], choice: Choice, parallel: bool) -> Prompt:
         """The prompt; with choice none, or without tools, calls and results become user text."""
         language = self._language(messages)
         listening = bool(tools) and choice.mode != "none"
@@ -107,8 +105,8 @@ class _Writer:
                     self._add(f"\n{RESULT}: ")
                     self._add(self._seen(content))
                 self._add(_TAIL)
-            case Orphan(content):
-                self._tell(self._returned(content))
+            case Orphan():
+                self._tell(self._returned(step.content))
 
     def fold(self, step: Step) -> None:
         """Goes on by a step, calls and results as user text: for a model that is not to see the markers."""

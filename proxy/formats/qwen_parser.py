@@ -54,9 +54,7 @@ _OTHER_JSON = re.compile(r"[\[\"\d-]|(?:true|false|True|False)\b")
 class QwenParser(CallParser):
     """Reads one answer in the ✿ format; a prefill is read as if the model had said it."""
 
-    def __init__(
-        self, prompt: Prompt, tools: Sequence[Tool], new_id: Callable[[], str], *, single: bool
-    ) -> None:
+    def __init__(self, prompt: Prompt, tools: Sequence[Tool], new_id: Callable[[], str], *, single: bool) -> None:
         markers = {
             FUNCTION: self._at_function,
             ARGS: self._at_args,
