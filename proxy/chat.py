@@ -5,7 +5,7 @@
 Streamed or not, the upstream's text goes through the same parser; what is not streamed is one piece.
 """
 
-from collections.abc import AsyncGenerator, Callable, Iterator, Mapping
+from collections.abc import AsyncGenerator, Callable, Mapping
 from contextlib import aclosing
 from typing import Any
 
@@ -67,6 +67,8 @@ class Chat:
                 async for payloads in reads:
                     for said in turn.go_on(reader.feed(payloads)):
                         yield said
+                    if reader.failed:
+                        raise reader.failed
                     if turn.is_over and not reader.done:
                         break
         for said in turn.end():
@@ -97,12 +99,7 @@ class _Turn:
     ) -> None:
         include = bool(request.include_stop_str_in_output)
         self._choices = [
-            _Choice(
-                request,
-                new_parser(),
-                StopStrings(local_stops, include=include) if local_stops else None,
-                prompt,
-            )
+            _Choice(request, new_parser(), StopStrings(local_stops, include=include) if local_stops else None, prompt)
             for _ in range(request.n or 1)
         ]
         self._head: Mapping[str, Any] = {}
@@ -114,35 +111,40 @@ class _Turn:
         """True if nothing that the upstream may still send is wanted."""
         return all(choice.halted for choice in self._choices)
 
-    def go_on(self, pieces: list[Piece]) -> Iterator[Said]:
+    def go_on(self, pieces: list[Piece]) -> list[Said]:
+        said: list[Said] = []
         for piece in pieces:
-            if piece.choice is None:
-                yield from self._whole(piece)
-            elif piece.choice < len(self._choices):
-                yield from self._begin(piece.choice)
-                for event in self._choices[piece.choice].read(piece):
-                    yield piece.choice, event
+            index = piece.choice
+            if index is None:
+                said += self._whole(piece)
+            elif index < len(self._choices):
+                if self._begun <= index:
+                    said += self._begin(index)
+                said += [(index, event) for event in self._choices[index].read(piece)]
+        return said
 
-    def _whole(self, piece: Piece) -> Iterator[Said]:
+    def end(self) -> list[Said]:
+        said: list[Said] = []
+        for index, choice in enumerate(self._choices):
+            said += self._begin(index)
+            said += [(index, event) for event in choice.end()]
+        if self._usage is not None:
+            said.append((0, self._usage))
+        return said
+
+    def _whole(self, piece: Piece) -> list[Said]:
         if piece.usage is not None:
             self._usage = Usage(piece.usage, piece.head)
         elif not self._begun:
             self._head = {**self._head, **piece.head}
         elif piece.head:
-            yield 0, Extras({}, piece.head)
+            return [(0, Extras({}, piece.head))]
+        return []
 
-    def _begin(self, choice: int) -> Iterator[Said]:
-        while self._begun <= choice:
-            yield self._begun, TurnStart(self._head)
-            self._begun += 1
-
-    def end(self) -> Iterator[Said]:
-        for index, choice in enumerate(self._choices):
-            yield from self._begin(index)
-            for event in choice.end():
-                yield index, event
-        if self._usage is not None:
-            yield 0, self._usage
+    def _begin(self, choice: int) -> list[Said]:
+        begun = range(self._begun, choice + 1)
+        self._begun = max(self._begun, choice + 1)
+        return [(index, TurnStart(self._head)) for index in begun]
 
 
 class _Choice:
@@ -160,38 +162,64 @@ class _Choice:
         self.halted = False
         self._ended = False
 
-    def read(self, piece: Piece) -> Iterator[Event]:
+    def read(self, piece: Piece) -> list[Event]:
         if self._ended:
-            return
-        fields = dict(piece.fields)
-        if piece.finish is not None:
-            self._fields = {name: fields.pop(name) for name in ("stop_reason",) if name in fields}
-        if fields:
-            yield Extras(fields)
+            return []
+        events: list[Event] = []
+        if piece.fields:
+            events += self._extras(piece)
         if piece.reasoning:
-            yield Reasoning(piece.reasoning)
+            events.append(Reasoning(piece.reasoning))
         if piece.content and not self.halted:
-            yield from self._feed(self._stops.feed(piece.content) if self._stops else piece.content)
-            self._check_stops()
+            events += self._feed(piece.content)
         if piece.finish is not None:
             self._finish = self._finish or piece.finish
-            yield from self.end()
+            events += self.end()
+        return events
 
-    def end(self) -> Iterator[Event]:
+    def end(self) -> list[Event]:
         """The end of the choice, once: UpstreamBroken if the upstream never said that it was finished."""
         if self._ended:
-            return
+            return []
         if self._finish is None and not self.halted:
             raise UpstreamBroken("The upstream's answer ended before it was finished.")
         self._ended = True
         finish = self._finish or "stop"
-        if self._stops and not self.halted:
-            yield from self._feed(self._stops.close())
         stopped = self._fields.get("stop_reason") in self._marker_stops
-        yield from self._checked(self._parser.close(truncated=finish == "length", stopped=stopped))
         if stopped:
             del self._fields["stop_reason"]
-        yield self._turn_end(finish)
+        events: list[Event] = []
+        if self._stops and not self.halted:
+            events += self._checked(self._parser.feed(self._stops.close()))
+        events += self._checked(self._parser.close(truncated=finish == "length", stopped=stopped))
+        return [*events, self._turn_end(finish)]
+
+    def _extras(self, piece: Piece) -> list[Event]:
+        fields = dict(piece.fields)
+        if piece.finish is not None and "stop_reason" in fields:
+            self._fields = {"stop_reason": fields.pop("stop_reason")}
+        return [Extras(fields)] if fields else []
+
+    def _feed(self, content: str) -> list[Event]:
+        if self._stops is None:
+            return self._checked(self._parser.feed(content))
+        events = self._checked(self._parser.feed(self._stops.feed(content)))
+        if self._stops.stopped_by is not None:
+            self._finish, self._fields = "stop", {"stop_reason": self._stops.stopped_by}
+            self.halted = True
+        return events
+
+    def _checked(self, said: list[ParserEvent]) -> list[Event]:
+        for event in said:
+            match event:
+                case CallStart(name=name) if self._demand.mode == "named" and name != self._demand.name:
+                    raise ChoiceNotMet(_unmet(self._demand.name))
+                case CallEnd(truncated=truncated):
+                    self._calls += not truncated
+                    self._truncated = truncated
+                case Halt():
+                    self.halted = True
+        return [*said]
 
     def _turn_end(self, finish: str) -> TurnEnd:
         if self._truncated:
@@ -201,26 +229,6 @@ class _Choice:
         if finish != "length" and not self._calls and self._demand.mode in ("required", "named"):
             raise ChoiceNotMet(_unmet(self._demand.name))
         return TurnEnd(finish, self._fields)
-
-    def _check_stops(self) -> None:
-        if self._stops and self._stops.stopped_by is not None:
-            self._finish, self._fields = "stop", {"stop_reason": self._stops.stopped_by}
-            self.halted = True
-
-    def _feed(self, text: str) -> Iterator[Event]:
-        yield from self._checked(self._parser.feed(text))
-
-    def _checked(self, events: list[ParserEvent]) -> Iterator[Event]:
-        for event in events:
-            match event:
-                case CallStart(name=name) if self._demand.mode == "named" and name != self._demand.name:
-                    raise ChoiceNotMet(_unmet(self._demand.name))
-                case CallEnd(truncated=truncated):
-                    self._calls += not truncated
-                    self._truncated = truncated
-                case Halt():
-                    self.halted = True
-            yield event
 
 
 def _unmet(name: str | None) -> str:

@@ -23,7 +23,10 @@ from proxy.app import create_app
 from proxy.config import Config, ConfigError
 from proxy.demo import create_demo
 
-#: How long a listening socket keeps waiting connections: uvicorn's default, named since we make our own socket.
+#: Clients keep idle connections for 5 s (httpx) to 60 s; the side that closes first should be theirs.
+_KEEPALIVE_S = 75
+
+#: So many connections may wait to be accepted: uvicorn's own default.
 _BACKLOG = 2048
 
 
@@ -62,6 +65,7 @@ class _Server(uvicorn.Server):
                 server_header=False,
                 # Whole seconds is what uvicorn takes; None would wait without end.
                 timeout_graceful_shutdown=max(1, round(config.grace_s)),
+                timeout_keep_alive=_KEEPALIVE_S,
                 backlog=_BACKLOG,
             )
         )

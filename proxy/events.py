@@ -1,7 +1,7 @@
 """What a turn can say: the values that pass from the parser to whoever writes the answer.
 
-    for each choice:      TurnStart (Reasoning | Text | CallStart CallArguments* CallEnd | Extras)* Halt? Dropped? TurnEnd
-    once, at the end:     Usage
+    for each choice:    TurnStart (Reasoning | Text | CallStart CallArguments* CallEnd | Extras)* Halt? Dropped? TurnEnd
+    once, at the end:   Usage
 
 Calls never interleave: CallEnd of one comes before CallStart of the next, and indexes count up from 0.
 """

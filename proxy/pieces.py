@@ -37,20 +37,25 @@ class Piece:
 
 
 class PieceReader:
-    """Reads the payloads of one streamed answer."""
+    """Reads the payloads of one streamed answer, until it is `done` or has `failed`."""
 
     def __init__(self) -> None:
         self._first: Mapping[str, Any] | None = None
         self.done = False
+        self.failed: UpstreamBroken | None = None
 
     def feed(self, payloads: Iterable[bytes]) -> list[Piece]:
-        """The pieces in these payloads. UpstreamBroken for what is no chunk, or reports an error."""
+        """The pieces in these payloads, up to the one that is no chunk, or that reports an error: see `failed`."""
         pieces: list[Piece] = []
         for payload in payloads:
             if payload == DONE:
                 self.done = True
                 break
-            chunk = _parsed(payload)
+            try:
+                chunk = _parsed(payload)
+            except UpstreamBroken as error:
+                self.failed = error
+                break
             head = self._head(chunk)
             choices = chunk.get("choices") or ()
             if head or not choices:

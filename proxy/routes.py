@@ -119,10 +119,9 @@ def _add_health(router: APIRouter, service: Service) -> None:
         return {"status": "ok"}
 
     @router.get("/readyz")
-    async def readyz(request: Request) -> Response:
-        async with service.upstream.send("GET", "/models", b"", request.headers, streamed=True) as response:
-            await service.upstream.read_all(response)
-        return JSONResponse({"status": "ok"})
+    async def readyz() -> dict[str, str]:
+        await service.upstream.check()
+        return {"status": "ok"}
 
 
 # -- requests ----------------------------------------------------------------------------------------------

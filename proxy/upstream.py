@@ -24,7 +24,7 @@ from proxy.errors import (
     UpstreamSilent,
     UpstreamUnreachable,
 )
-from proxy.sse import DONE, Decoder
+from proxy.sse import DONE, MAX_EVENT_BYTES, Decoder
 
 #: What travels from the caller to the upstream; the rest is of the caller's own hop.
 _FORWARDED = ("authorization", "content-type", "accept", "x-request-id", "traceparent", "tracestate")
@@ -128,6 +128,15 @@ class Upstream:
         async with self.send("POST", "/chat/completions", content, headers, streamed=False) as response:
             return await self.read_all(response)
 
+    async def check(self) -> None:
+        """Returns if the upstream answers, be it that it wants a key; raises what it fails with otherwise."""
+        try:
+            async with self.send("GET", "/models", b"", {}, streamed=True) as response:
+                await self.read_all(response)
+        except UpstreamRefused as refusal:
+            if refusal.status >= 500:
+                raise
+
     @asynccontextmanager
     async def send(
         self,
@@ -166,8 +175,14 @@ class Upstream:
             raise UpstreamBroken("The connection to the upstream broke off while it answered.") from error
 
     async def read_all(self, response: httpx.Response) -> bytes:
-        """The whole body."""
-        return b"".join([data async for data in self.read(response)])
+        """The whole body; UpstreamBroken if it is longer than any answer."""
+        body = bytearray()
+        async with aclosing(self.read(response)) as reads:
+            async for data in reads:
+                body += data
+                if len(body) > MAX_EVENT_BYTES:
+                    raise UpstreamBroken("The upstream sent a body that is too long to be an answer.")
+        return bytes(body)
 
     def _headers(self, headers: Mapping[str, str]) -> dict[str, str]:
         forwarded = {name: headers[name] for name in _FORWARDED if name in headers}

@@ -117,9 +117,12 @@ def test_done_ends_the_stream() -> None:
         (b'{"error": "engine died"}', "engine died"),
     ],
 )
-def test_what_is_no_chunk_is_an_error(sent: bytes, message: str) -> None:
-    with pytest.raises(UpstreamBroken, match=message):
-        PieceReader().feed([sent])
+def test_what_is_no_chunk_fails_the_answer_behind_what_was_said(sent: bytes, message: str) -> None:
+    reader = PieceReader()
+    [_, piece] = reader.feed([payload(said("a")), sent, payload(said("b"))])
+    assert piece.content == "a"
+    assert reader.failed is not None
+    assert message in reader.failed.message
 
 
 def test_a_whole_answer_is_one_piece_for_each_choice() -> None:
