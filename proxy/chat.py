@@ -58,11 +58,11 @@ class Chat:
         sent, local_stops = _upstream_body(request, body, prompt)
         turn = _Turn(request, prompt, lambda: self._parser(request, prompt), local_stops)
         if not request.stream:
-            whole = await self._upstream.complete(sent, headers)
-            for said in turn.go_on(read_whole(whole)):
+            pieces, usage = read_whole(await self._upstream.complete(sent, headers))
+            for said in turn.go_on(pieces):
                 yield said
         else:
-            reader = PieceReader()
+            reader = PieceReader(each_usage=request.wants_each_usage)
             async with aclosing(self._upstream.stream(sent, headers)) as reads:
                 async for payloads in reads:
                     for said in turn.go_on(reader.feed(payloads)):
@@ -71,24 +71,30 @@ class Chat:
                         raise reader.failed
                     if turn.is_over and not reader.done:
                         break
-        for said in turn.end():
+            usage = reader.usage if request.wants_usage else None
+        for said in turn.end(usage):
             yield said
 
     def _parser(self, request: ChatRequest, prompt: Prompt) -> Parser:
         return self._format.parser(prompt, request.declared, request.choice, request.parallel, self._new_id)
 
 
-def _upstream_body(request: ChatRequest, body: Mapping[str, Any], prompt: Prompt) -> tuple[dict[str, Any], list[str]]:
+def _upstream_body(
+    request: ChatRequest, body: Mapping[str, Any], prompt: Prompt
+) -> tuple[dict[str, Any], list[str]]:
     # What the upstream is asked, and the caller's stop strings that did not fit.
     sent = without_tool_fields(body) | {"messages": prompt.messages}
     stops = request.stops
     room = UPSTREAM_LIMIT - len(prompt.stop)
-    if prompt.stop:
+    if stops or prompt.stop:
         sent["stop"] = [*stops[:room], *prompt.stop]
-        answer_format = sent.get("response_format")
-        if isinstance(answer_format, dict) and answer_format.get("type") in _WHOLE_ANSWER_FORMATS:
-            del sent["response_format"]
-    return sent, stops[room:] if prompt.stop else []
+    answer_format = sent.get("response_format")
+    if prompt.stop and isinstance(answer_format, dict) and answer_format.get("type") in _WHOLE_ANSWER_FORMATS:
+        del sent["response_format"]
+    if request.wants_usage:
+        # The upstream may be dropped before its usage chunk: then the last count is the one to tell.
+        sent["stream_options"] = {**sent["stream_options"], "continuous_usage_stats": True}
+    return sent, stops[room:]
 
 
 class _Turn:
@@ -104,7 +110,6 @@ class _Turn:
         ]
         self._head: Mapping[str, Any] = {}
         self._begun = 0
-        self._usage: Usage | None = None
 
     @property
     def is_over(self) -> bool:
@@ -123,22 +128,19 @@ class _Turn:
                 said += [(index, event) for event in self._choices[index].read(piece)]
         return said
 
-    def end(self) -> list[Said]:
+    def end(self, usage: Mapping[str, Any] | None) -> list[Said]:
         said: list[Said] = []
         for index, choice in enumerate(self._choices):
             said += self._begin(index)
             said += [(index, event) for event in choice.end()]
-        if self._usage is not None:
-            said.append((0, self._usage))
+        if usage is not None:
+            said.append((0, Usage(usage)))
         return said
 
     def _whole(self, piece: Piece) -> list[Said]:
-        if piece.usage is not None:
-            self._usage = Usage(piece.usage, piece.head)
-        elif not self._begun:
-            self._head = {**self._head, **piece.head}
-        elif piece.head:
+        if self._begun:
             return [(0, Extras({}, piece.head))]
+        self._head = {**self._head, **piece.head}
         return []
 
     def _begin(self, choice: int) -> list[Said]:
@@ -185,13 +187,16 @@ class _Choice:
             raise UpstreamBroken("The upstream's answer ended before it was finished.")
         self._ended = True
         finish = self._finish or "stop"
-        stopped = self._fields.get("stop_reason") in self._marker_stops
+        stop = self._fields.get("stop_reason")
+        stopped = stop in self._marker_stops
+        # A stop string of the caller's ends the text wherever it stands, as `max_tokens` does.
+        truncated = finish == "length" or (isinstance(stop, str) and not stopped)
         if stopped:
             del self._fields["stop_reason"]
         events: list[Event] = []
         if self._stops and not self.halted:
             events += self._checked(self._parser.feed(self._stops.close()))
-        events += self._checked(self._parser.close(truncated=finish == "length", stopped=stopped))
+        events += self._checked(self._parser.close(truncated=truncated, stopped=stopped))
         return [*events, self._turn_end(finish)]
 
     def _extras(self, piece: Piece) -> list[Event]:
@@ -218,7 +223,8 @@ class _Choice:
                     self._calls += not truncated
                     self._truncated = truncated
                 case Halt():
-                    self.halted = True
+                    # Whatever ends the upstream's text behind this, the answer is complete.
+                    self.halted, self._finish = True, self._finish or "stop"
         return [*said]
 
     def _turn_end(self, finish: str) -> TurnEnd:

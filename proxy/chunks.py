@@ -49,24 +49,23 @@ class ChunkWriter:
                 return [self._chunk(choice, {self._style.reasoning_field: text})]
             case CallStart(index, call_id, name):
                 self._said.add(choice)
-                return [self._chunk(choice, self._call(index, call_id, name))] if self._wanted(index) else []
+                return [self._chunk(choice, self._call(index, call_id, name))]
             case CallArguments(index, text):
-                return [self._chunk(choice, self._arguments(index, text))] if self._wanted(index) else []
+                return [self._chunk(choice, self._arguments(index, text))]
             case Extras(fields, head):
-                self._once |= head
-                self._extras.setdefault(choice, {}).update(fields)
+                self._keep(head)
+                self._extras[choice] = _joined(self._extras.get(choice, {}), fields)
                 return []
             case TurnEnd():
                 return self._end(choice, event)
-            case Usage(usage, head):
-                return [{**self._head, **self._take_once(), **head, "choices": [], "usage": dict(usage)}]
+            case Usage(usage):
+                return [{**self._head, **self._take_once(), "choices": [], "usage": dict(usage)}]
             case _:
                 return []
 
     def _start(self, choice: int, head: Mapping[str, Any]) -> list[Chunk]:
         if not self._begun:
-            self._head |= {name: head[name] for name in _LASTING if head.get(name)}
-            self._once = {name: value for name, value in head.items() if name not in _LASTING and value is not None}
+            self._keep(head)
         begun = [index for index in range(choice + 1) if index not in self._begun]
         self._begun |= set(begun)
         return [self._chunk(index, {"role": "assistant", "content": None}) for index in begun]
@@ -77,9 +76,9 @@ class ChunkWriter:
         finish = _finish(event.finish_reason, self._style)
         return [*silent, self._chunk(choice, {}, finish, event.fields)]
 
-    def _wanted(self, index: int) -> bool:
-        # The older form has room for one call only.
-        return index == 0 or not self._style.legacy
+    def _keep(self, head: Mapping[str, Any]) -> None:
+        self._head |= {name: head[name] for name in _LASTING if head.get(name)}
+        self._once |= {name: value for name, value in head.items() if name not in _LASTING and value is not None}
 
     def _call(self, index: int, call_id: str, name: str) -> Chunk:
         function = {"name": name, "arguments": ""}
@@ -129,7 +128,7 @@ class _Choice:
             case CallArguments(index, text):
                 self.calls[index][2].append(text)
             case Extras(fields):
-                self.fields |= fields
+                self.fields = _joined(self.fields, fields)
             case TurnEnd(finish, fields):
                 self.finish = finish
                 self.fields |= fields
@@ -187,6 +186,18 @@ class Collector:
             "finish_reason": _finish(choice.finish, self._style),
             **choice.fields,
         }
+
+
+def _joined(before: Chunk, fields: Mapping[str, Any]) -> Chunk:
+    # Of several upstream chunks that are told in one: lists (log probabilities, token ids) go on, the rest is newer.
+    joined = dict(before)
+    for name, value in fields.items():
+        last = joined.get(name)
+        if isinstance(last, dict) and isinstance(value, dict):
+            joined[name] = _joined(last, value)
+        else:
+            joined[name] = last + value if isinstance(last, list) and isinstance(value, list) else value
+    return joined
 
 
 def _finish(reason: str, style: Style) -> str:

@@ -62,6 +62,7 @@ class _Server(uvicorn.Server):
                 app,
                 log_config=None,
                 access_log=False,
+                ws="none",
                 server_header=False,
                 # Whole seconds is what uvicorn takes; None would wait without end.
                 timeout_graceful_shutdown=max(1, round(config.grace_s)),
@@ -103,7 +104,8 @@ def _serve(config: Config) -> int:
 
 def _listen(host: str, port: int) -> socket.socket:
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    sock = socket.socket(family)
+    # Said aloud: asyncio switches Nagle's algorithm off only for sockets that say that they are TCP.
+    sock = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
     sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:
         sock.bind((host, port))

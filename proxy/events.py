@@ -91,10 +91,9 @@ class TurnEnd:
 
 @dataclass(frozen=True, slots=True)
 class Usage:
-    """The upstream's token counts, and top-level fields that came with them; they belong to no choice."""
+    """The upstream's token counts; they belong to no choice."""
 
     usage: Mapping[str, Any]
-    head: Mapping[str, Any] = field(default_factory=dict)
 
 
 #: What a parser gives: everything that can be read off the text alone.

@@ -22,9 +22,9 @@ _NOTHING: Mapping[str, Any] = {}
 
 @dataclass(slots=True)
 class Piece:
-    """A part of choice `choice`, or with `choice` None of the answer as a whole.
+    """A part of choice `choice`, or with `choice` None of the answer as a whole, whose further fields are `head`.
 
-    `fields` are further fields of the choice, `head` of the answer; `usage` comes without a choice.
+    `fields` are further fields of the choice.
     """
 
     choice: int | None
@@ -33,14 +33,18 @@ class Piece:
     finish: str | None = None
     fields: Mapping[str, Any] = field(default_factory=dict)
     head: Mapping[str, Any] = field(default_factory=dict)
-    usage: Mapping[str, Any] | None = None
 
 
 class PieceReader:
-    """Reads the payloads of one streamed answer, until it is `done` or has `failed`."""
+    """Reads the payloads of one streamed answer, until it is `done` or has `failed`; `usage` is the last that came.
 
-    def __init__(self) -> None:
+    With `each_usage`, a usage that stands on a chunk with choices is passed on, too (`continuous_usage_stats`).
+    """
+
+    def __init__(self, *, each_usage: bool = False) -> None:
+        self._each_usage = each_usage
         self._first: Mapping[str, Any] | None = None
+        self.usage: Mapping[str, Any] | None = None
         self.done = False
         self.failed: UpstreamBroken | None = None
 
@@ -56,42 +60,35 @@ class PieceReader:
             except UpstreamBroken as error:
                 self.failed = error
                 break
-            head = self._head(chunk)
             choices = chunk.get("choices") or ()
-            if head or not choices:
-                usage = None if choices else chunk.get("usage")
-                pieces.append(Piece(None, head=head, usage=usage))
+            if head := self._head(chunk, with_usage=self._each_usage and bool(choices)):
+                pieces.append(Piece(None, head=head))
             for choice in choices:
                 _add(pieces, choice, choice.get("delta") or _NOTHING)
         return pieces
 
-    def _head(self, chunk: dict[str, Any]) -> Mapping[str, Any]:
+    def _head(self, chunk: dict[str, Any], *, with_usage: bool) -> Mapping[str, Any]:
         if self._first is None:
             self._first = {name: value for name, value in chunk.items() if name not in _HEAD_WITHOUT}
             return self._first
         if len(chunk) == len(_HEAD_USUAL):
             return _NOTHING
-        usual = _HEAD_USUAL if chunk.get("choices") else _HEAD_WITHOUT
+        self.usage = chunk.get("usage") or self.usage
+        usual = _HEAD_USUAL if with_usage else _HEAD_WITHOUT
         new = (item for item in chunk.items() if item[0] not in usual and item[1] is not None)
         return {name: value for name, value in new if self._first.get(name) != value}
 
 
-def read_whole(body: bytes) -> list[Piece]:
-    """The pieces of an answer that was not streamed. UpstreamBroken for what is none."""
+def read_whole(body: bytes) -> tuple[list[Piece], Mapping[str, Any] | None]:
+    """The pieces and the usage of an answer that was not streamed. UpstreamBroken for what is none."""
     answer = _parsed(body)
     choices = answer.get("choices")
     if not isinstance(choices, list):
         raise UpstreamBroken("The upstream's answer has no choices; is it a chat server?")
     pieces = [Piece(None, head={name: value for name, value in answer.items() if name not in _HEAD_WITHOUT})]
     for choice in choices:
-        _add(
-            pieces,
-            {**choice, "finish_reason": choice.get("finish_reason") or "stop"},
-            choice.get("message") or {},
-        )
-    if answer.get("usage") is not None:
-        pieces.append(Piece(None, usage=answer["usage"]))
-    return pieces
+        _add(pieces, {**choice, "finish_reason": choice.get("finish_reason") or "stop"}, choice.get("message") or {})
+    return pieces, answer.get("usage")
 
 
 def _parsed(payload: bytes) -> dict[str, Any]:

@@ -114,10 +114,14 @@ class _NamedChoice(Open):
     function: _Named
 
 
+_Stop = Annotated[str, Field(min_length=1)]
+
+
 class StreamOptions(Open):
     """What a streamed answer carries beside its text."""
 
     include_usage: bool | None = None
+    continuous_usage_stats: bool | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -140,7 +144,7 @@ class ChatRequest(Open):
     function_call: Literal["none", "auto"] | _Named | None = None
     stream: bool | None = None
     stream_options: StreamOptions | None = None
-    stop: str | list[str] | None = None
+    stop: _Stop | list[_Stop] | None = None
     n: Annotated[int, Field(ge=1, le=128)] | None = None
     include_stop_str_in_output: bool | None = None
 
@@ -177,6 +181,16 @@ class ChatRequest(Open):
     def stops(self) -> list[str]:
         """The caller's own stop strings."""
         return [self.stop] if isinstance(self.stop, str) else list(self.stop or ())
+
+    @property
+    def wants_usage(self) -> bool:
+        """True if a streamed answer is to end with its usage."""
+        return bool(self.stream and self.stream_options and self.stream_options.include_usage)
+
+    @property
+    def wants_each_usage(self) -> bool:
+        """True if each chunk is to carry the usage so far (vLLM's own option)."""
+        return bool(self.stream_options and self.stream_options.continuous_usage_stats)
 
     @property
     def has_calls(self) -> bool:

@@ -126,7 +126,10 @@ class Says(Answer):
         asked = request.json
         opening = {**self._opening(request, "chat.completion.chunk"), **self.extra}
         chunks = vllm_shapes.stream(opening, self._spoken(asked), bool(asked.get("logprobs")))
-        if self.usage and (asked.get("stream_options") or {}).get("include_usage"):
+        options = asked.get("stream_options") or {}
+        if self.usage and options.get("continuous_usage_stats"):
+            chunks = vllm_shapes.with_each_usage(chunks, self.tokens[0])
+        if self.usage and options.get("include_usage"):
             chunks = vllm_shapes.with_usage(chunks, opening, self._usage())
         return [*map(event, chunks), DONE]
 

@@ -33,13 +33,13 @@ Chunk = dict[str, Any]
 
 
 @st.composite
-def answers(draw: st.DrawFn, choice: int = 0) -> list[Said]:
+def answers(draw: st.DrawFn, choice: int = 0, most_calls: int = 3) -> list[Said]:
     """The events of one choice in an order that a turn can give them."""
     events: list[Event] = [TurnStart(HEAD)]
     events += draw(
         st.lists(st.builds(Reasoning, st.text(min_size=1)) | st.builds(Text, st.text(min_size=1)), max_size=3)
     )
-    calls = draw(st.lists(st.lists(st.text(min_size=1), max_size=3), max_size=3))
+    calls = draw(st.lists(st.lists(st.text(min_size=1), max_size=3), max_size=most_calls))
     for index, arguments in enumerate(calls):
         events.append(CallStart(index, f"call_{choice}_{index}", f"tool_{index}"))
         events += [CallArguments(index, piece) for piece in arguments]
@@ -89,7 +89,7 @@ def accumulated(chunks: list[Chunk], style: Style) -> dict[int, Chunk]:
 @given(st.data(), st.integers(1, 3), st.booleans())
 def test_chunks_and_completion_say_the_same(data: st.DataObject, n: int, legacy: bool) -> None:
     style = Style(legacy, "thinking")
-    said = [event for choice in range(n) for event in data.draw(answers(choice))]
+    said = [event for choice in range(n) for event in data.draw(answers(choice, 1 if legacy else 3))]
     chunks = streamed(said, style)
     completion = collected(said, style)
     for choice in completion["choices"]:
@@ -129,16 +129,16 @@ def test_an_upstream_without_a_head_gets_one() -> None:
     assert {name: chunk[name] for name in DEFAULTS} == DEFAULTS
 
 
-def test_the_older_form_has_room_for_one_call() -> None:
-    said: list[Said] = [(0, TurnStart(HEAD))]
-    for index in range(2):
-        said += [
-            (0, CallStart(index, "id", f"f{index}")),
-            (0, CallArguments(index, "{}")),
-            (0, CallEnd(index)),
-        ]
-    said.append((0, TurnEnd("tool_calls")))
-    message = {"name": "f0", "arguments": "{}"}
+def test_the_older_form_has_its_own_fields() -> None:
+    events: list[Event] = [
+        TurnStart(HEAD),
+        CallStart(0, "id", "f"),
+        CallArguments(0, "{}"),
+        CallEnd(0),
+        TurnEnd("tool_calls"),
+    ]
+    said: list[Said] = [(0, event) for event in events]
+    message = {"name": "f", "arguments": "{}"}
     [choice] = collected(said, Style(legacy=True))["choices"]
     assert choice["message"]["function_call"] == message
     assert choice["finish_reason"] == "function_call"
@@ -172,14 +172,31 @@ def test_the_fields_of_a_chunk_travel_with_the_next_one_of_their_choice() -> Non
     assert (whole["logprobs"], whole["stop_reason"]) == ({"content": [1]}, "END")
 
 
+def test_log_probabilities_of_several_chunks_are_told_in_one() -> None:
+    """Text that is held back brings those of all its chunks with it when it leaves."""
+    said: list[Said] = [(0, TurnStart(HEAD))]
+    for token in "ab":
+        said.append((0, Extras({"logprobs": {"content": [token], "refusal": None}, "token_ids": [1]})))
+    said.append((0, Text("ab")))
+    [_, chunk] = streamed(said, Style())
+    assert chunk["choices"][0]["logprobs"] == {"content": ["a", "b"], "refusal": None}
+    assert chunk["choices"][0]["token_ids"] == [1, 1]
+
+
+def test_a_fingerprint_that_comes_late_stays() -> None:
+    said: list[Said] = [(0, TurnStart({})), (0, Extras({}, {"system_fingerprint": "fp"})), (0, Text("a"))]
+    said += [(0, TurnEnd("stop")), (0, Usage({}))]
+    assert [chunk.get("system_fingerprint") for chunk in streamed(said, Style())] == [None, "fp", "fp", "fp"]
+
+
 def test_usage_is_the_last_chunk_and_has_no_choices() -> None:
     said: list[Said] = [
         (0, TurnStart(HEAD)),
         (0, TurnEnd("stop")),
-        (0, Usage({"total_tokens": 3}, {"kv": 1})),
+        (0, Usage({"total_tokens": 3})),
     ]
     last = streamed(said, Style())[-1]
-    assert (last["choices"], last["usage"], last["kv"]) == ([], {"total_tokens": 3}, 1)
+    assert (last["choices"], last["usage"]) == ([], {"total_tokens": 3})
     assert collected(said, Style())["usage"] == {"total_tokens": 3}
 
 

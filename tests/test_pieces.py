@@ -77,16 +77,17 @@ def test_thinking_behind_text_is_a_piece_of_its_own() -> None:
 def test_a_chunk_with_nothing_in_it_says_nothing(odd: dict[str, Any]) -> None:
     pieces = read(json.dumps(odd).encode(), payload(said("a")))
     assert "".join(piece.content for piece in pieces) == "a"
-    assert not any(piece.usage or piece.head for piece in pieces)
+    assert not any(piece.head for piece in pieces)
 
 
-def test_usage_comes_without_a_choice() -> None:
-    [piece] = read(payload(usage={"total_tokens": 3}, system_fingerprint="fp"))
-    assert (piece.choice, piece.usage, dict(piece.head)) == (
-        None,
-        {"total_tokens": 3},
-        {"system_fingerprint": "fp"},
-    )
+def test_the_last_usage_counts() -> None:
+    """It comes without a choice, or on every chunk with vLLM's `continuous_usage_stats`."""
+    reader = PieceReader()
+    reader.feed([payload(), payload(said("a"), usage={"total_tokens": 1}), payload(said("b"))])
+    assert reader.usage == {"total_tokens": 1}
+    [piece] = reader.feed([payload(usage={"total_tokens": 3}, system_fingerprint="fp")])
+    assert reader.usage == {"total_tokens": 3}
+    assert (piece.choice, dict(piece.head)) == (None, {"system_fingerprint": "fp"})
 
 
 def test_further_fields_of_the_answer_come_once() -> None:
@@ -97,8 +98,10 @@ def test_further_fields_of_the_answer_come_once() -> None:
 
 
 def test_usage_on_every_chunk_is_kept() -> None:
-    """vLLM's `continuous_usage_stats`."""
-    [head, piece] = read(payload(said("a"), usage={"total_tokens": 1}))
+    """A caller may want vLLM's `continuous_usage_stats`."""
+    reader = PieceReader(each_usage=True)
+    reader.feed([payload(said("-"))])
+    [head, piece] = reader.feed([payload(said("a"), usage={"total_tokens": 1})])
     assert (dict(head.head), piece.content) == ({"usage": {"total_tokens": 1}}, "a")
 
 
@@ -132,15 +135,15 @@ def test_a_whole_answer_is_one_piece_for_each_choice() -> None:
         {"index": 0, "message": None, "finish_reason": None},
     ]
     body = json.dumps({**HEAD, "choices": choices, "usage": {"total_tokens": 1}, "kv": None}).encode()
-    head, first, second, usage = read_whole(body)
+    (head, first, second), usage = read_whole(body)
     assert head.head["id"] == "chatcmpl-1"
     assert first == Piece(1, "a", "hm", "length", {"stop_reason": 3})
     assert second == Piece(0, finish="stop")
-    assert usage.usage == {"total_tokens": 1}
+    assert usage == {"total_tokens": 1}
 
 
 def test_a_whole_answer_needs_no_usage() -> None:
-    assert len(read_whole(json.dumps({**HEAD, "choices": []}).encode())) == 1
+    assert read_whole(json.dumps({**HEAD, "choices": []}).encode())[1] is None
 
 
 def test_an_answer_without_choices_is_none() -> None:

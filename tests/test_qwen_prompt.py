@@ -235,6 +235,24 @@ def test_a_result_that_answers_no_call_becomes_user_text(
     assert prompt[-1]["content"] == "weather?\n\nThe tool has returned the following result: \n21"
 
 
+def test_a_result_that_answers_no_call_leaves_the_open_turn_the_last(
+    upstream: ScriptedUpstream, florette: Callable[..., str]
+) -> None:
+    assistant = {"role": "assistant", "content": None, "tool_calls": [call("a")]}
+    prompt = prompt_of([USER, assistant, result("a", "1"), result("gone", "2")], upstream, florette())
+    assert prompt[-1]["content"] == (
+        "weather?\n\nThe tool has returned the following result: \n2"
+        "\n\n✿FUNCTION✿: get_weather\n✿ARGS✿: {}\n✿RESULT✿: 1\n✿RETURN✿"
+    )
+
+
+def test_a_result_that_answers_no_call_in_a_conversation_without_a_user_makes_one(
+    upstream: ScriptedUpstream, florette: Callable[..., str]
+) -> None:
+    prompt = prompt_of([{"role": "system", "content": "s"}, result("gone", "2")], upstream, florette())
+    assert [message["role"] for message in prompt] == ["system", "user"]
+
+
 def test_a_result_may_come_after_the_users_next_words(upstream: ScriptedUpstream, florette: Callable[..., str]) -> None:
     assistant = {"role": "assistant", "content": None, "tool_calls": [call("a")]}
     prompt = prompt_of([USER, assistant, {"role": "user", "content": "hurry"}, result("a", "21")], upstream, florette())

@@ -50,9 +50,7 @@ def head(request: Mapping[str, Any], kind: str, answer_id: str, model: str | Non
     return {"id": answer_id, "object": kind, "created": CREATED_S, "model": named}
 
 
-def chunk(
-    delta: JsonObject | None = None, finish: str | None = None, *, index: int = 0, **fields: Any
-) -> JsonObject:
+def chunk(delta: JsonObject | None = None, finish: str | None = None, *, index: int = 0, **fields: Any) -> JsonObject:
     """One chunk with one choice, for scripts written out by hand; `fields` are added at the top level."""
     choice = {"index": index, "delta": delta or {}, "logprobs": None, "finish_reason": finish}
     opening = head({}, "chat.completion.chunk", "chatcmpl-scripted", None)
@@ -64,9 +62,7 @@ def error(message: str, status: int = 500, kind: str = "InternalServerError") ->
     return {"error": {"message": message, "type": kind, "param": None, "code": status}}
 
 
-def completion(
-    opening: JsonObject, spoken: Sequence[Spoken], usage: JsonObject, logprobs: bool
-) -> JsonObject:
+def completion(opening: JsonObject, spoken: Sequence[Spoken], usage: JsonObject, logprobs: bool) -> JsonObject:
     """The whole answer to a request that does not stream."""
     return {
         **opening,
@@ -153,6 +149,14 @@ def with_usage(chunks: Sequence[JsonObject], opening: JsonObject, usage: JsonObj
     """The chunks with vLLM's usage chunk behind them, which then is the one with the fingerprint."""
     plain = [{k: v for k, v in made.items() if k != "system_fingerprint"} for made in chunks]
     return [*plain, {**opening, "choices": [], "usage": usage, "system_fingerprint": FINGERPRINT}]
+
+
+def with_each_usage(chunks: Sequence[JsonObject], prompt: int) -> list[JsonObject]:
+    """The chunks with the usage so far on each, as `continuous_usage_stats` gives it: one token a chunk here."""
+    return [
+        {**made, "usage": {"prompt_tokens": prompt, "total_tokens": prompt + tokens, "completion_tokens": tokens}}
+        for tokens, made in enumerate(chunks)
+    ]
 
 
 def refusal(request: Mapping[str, Any]) -> JsonObject | None:

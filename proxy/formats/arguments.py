@@ -52,6 +52,7 @@ class ObjectReader:
 
     def __init__(self, end: str) -> None:
         self.repairs = 0
+        self.over = False
         self._end = end
         self._word_in_key = re.compile(rf"[^\s:,{{}}\[\]\"'/{re.escape(end)}]+")
         self._word_in_value = re.compile(rf"[^,{{}}\[\]\"'\n\r/{re.escape(end)}]+")

@@ -52,6 +52,11 @@ class BlockReader:
         """True if the text so far ends inside a line of the code."""
         return self._decided and self._after is None
 
+    @property
+    def over(self) -> bool:
+        """True if the last line so far can be the fence that ends the block."""
+        return self._after is not None or (self._line.strip() == self._fence and not self._depth)
+
     def feed(self, text: str) -> tuple[str, str | None]:
         """JSON text to pass on, and the text behind the block (None while it is open)."""
         pieces = text.split("\n")
@@ -121,7 +126,7 @@ class BlockReader:
 class BareReader:
     """Reads bare text up to `end`; blanks at its end are dropped."""
 
-    midway = False
+    midway = over = False
 
     def __init__(self, key: str, end: str) -> None:
         self.repairs = 1

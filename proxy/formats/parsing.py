@@ -33,6 +33,11 @@ class Reader(Protocol):
         """True if whatever follows is still part of the value, a marker included."""
         ...
 
+    @property
+    def over(self) -> bool:
+        """True if the value is complete, unless what follows shows that it goes on."""
+        ...
+
     def feed(self, text: str) -> tuple[str, str | None]:
         """JSON text to pass on, and what follows the value once it is complete."""
         ...
@@ -177,7 +182,7 @@ class CallParser:
         self._state = self._reading
 
     def _end_call(self, reader: Reader, *, open_end: bool = False) -> None:
-        truncated = open_end and self._truncated
+        truncated = open_end and self._truncated and not reader.over
         if open_end and not truncated:
             self._events.append(CallArguments(self._calls, reader.close()))
         self._events.append(CallEnd(self._calls, reader.repairs, truncated))

@@ -11,6 +11,7 @@ Source: Qwen-Agent 0.0.34, `qwen_fncall_prompt.py`, `base.py` and `simulate_resp
 import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import takewhile
 from typing import Any, Literal
 
 from proxy.formats.base import Parser, Prompt
@@ -106,7 +107,7 @@ class _Writer:
                     self._add(self._seen(content))
                 self._add(_TAIL)
             case Orphan():
-                self._tell(self._returned(step.content))
+                self._tell_earlier(self._returned(step.content))
 
     def fold(self, step: Step) -> None:
         """Goes on by a step, calls and results as user text: for a model that is not to see the markers."""
@@ -188,10 +189,19 @@ class _Writer:
     def _add(self, content: str | list[dict[str, Any]]) -> None:
         self._written[-1][1].extend([_text(content)] if isinstance(content, str) else content)
 
-    def _tell(self, text: str | list[dict[str, Any]]) -> None:
+    def _tell(self, text: str) -> None:
         if self._role != "user":
             self._begin("user")
         self._add(text)
+
+    def _tell_earlier(self, text: str) -> None:
+        # Behind the user's last words, so that a turn which is still open stays the last.
+        for role, parts in reversed(self._written):
+            if role == "user":
+                parts.append(_text(text))
+                return
+        systems = sum(1 for _ in takewhile(lambda written: written[0] == "system", self._written))
+        self._written.insert(systems, ("user", [_text(text)]))
 
     def _strip_end(self, tail: str, only_after: str = "") -> bool:
         parts = self._written[-1][1]
