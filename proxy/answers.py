@@ -11,12 +11,11 @@ from collections.abc import Awaitable, Callable, Iterable
 from typing import Any
 
 import anyio
-import orjson
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
 from proxy.errors import FloretteError, ShuttingDown
-from proxy.sse import encode
+from proxy.sse import encode, to_json
 
 Headers = Iterable[tuple[bytes, bytes]]
 
@@ -55,7 +54,7 @@ class Outlet:
 
     async def json(self, status: int, body: Any, headers: Headers = ()) -> None:
         """Sends a whole JSON answer."""
-        content = orjson.dumps(body)
+        content = to_json(body)
         length = (b"content-length", str(len(content)).encode())
         await self.start(status, [*_JSON, length, *headers])
         await self.end(content)
@@ -68,8 +67,7 @@ class Outlet:
         elif self._is_event_stream:
             # A blank line first: what broke may have broken inside a line.
             await self.end(b"\n\n" + encode(error.body()))
-        else:
-            raise error
+        # Else there is no way to tell: uvicorn closes the connection of an answer that was not ended.
 
 
 class Answer(Response):
@@ -88,10 +86,8 @@ class Answer(Response):
                 await self._guarded(outlet)
                 group.cancel_scope.cancel()
         except anyio.get_cancelled_exc_class():
-            # Not the caller left: the server ends, and its grace period is over.
-            with anyio.CancelScope(shield=True):
-                await outlet.fail(ShuttingDown("The server is shutting down; ask again."))
-            raise
+            # Not the caller left: the server ends, and its grace period is over. The task ends with the answer.
+            await outlet.fail(ShuttingDown("The server is shutting down; ask again."))
 
     async def _guarded(self, outlet: Outlet) -> None:
         try:

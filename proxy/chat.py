@@ -9,7 +9,7 @@ from collections.abc import AsyncGenerator, Callable, Mapping
 from contextlib import aclosing
 from typing import Any
 
-from proxy.errors import ChoiceNotMet, UpstreamBroken
+from proxy.errors import ChoiceNotMet, InvalidRequest, UpstreamBroken
 from proxy.events import (
     CallEnd,
     CallStart,
@@ -54,7 +54,7 @@ class Chat:
         self, request: ChatRequest, body: Mapping[str, Any], headers: Mapping[str, str]
     ) -> AsyncGenerator[Said, None]:
         """The events of one answer. Raises what `Upstream` raises, UpstreamBroken and ChoiceNotMet."""
-        prompt = self._format.render(request.messages, request.declared, request.choice, request.parallel)
+        prompt = self._prompt(request)
         sent, local_stops = _upstream_body(request, body, prompt)
         turn = _Turn(request, prompt, lambda: self._parser(request, prompt), local_stops)
         if not request.stream:
@@ -75,13 +75,17 @@ class Chat:
         for said in turn.end(usage):
             yield said
 
+    def _prompt(self, request: ChatRequest) -> Prompt:
+        try:
+            return self._format.render(request.messages, request.declared, request.choice, request.parallel)
+        except RecursionError:
+            raise InvalidRequest("The request body is nested too deeply.") from None
+
     def _parser(self, request: ChatRequest, prompt: Prompt) -> Parser:
         return self._format.parser(prompt, request.declared, request.choice, request.parallel, self._new_id)
 
 
-def _upstream_body(
-    request: ChatRequest, body: Mapping[str, Any], prompt: Prompt
-) -> tuple[dict[str, Any], list[str]]:
+def _upstream_body(request: ChatRequest, body: Mapping[str, Any], prompt: Prompt) -> tuple[dict[str, Any], list[str]]:
     # What the upstream is asked, and the caller's stop strings that did not fit.
     sent = without_tool_fields(body) | {"messages": prompt.messages}
     stops = request.stops

@@ -61,6 +61,8 @@ class Config(BaseModel):
         if url is None:
             return None
         parts = urlsplit(url)
+        if parts.port == 0:
+            raise ValueError("must name a port from 1 to 65535, or none")
         if parts.scheme not in ("http", "https") or not parts.hostname:
             raise ValueError("must be a URL like http://host:8000/v1")
         if parts.username or parts.password or parts.query:
@@ -95,9 +97,13 @@ def _read(file: Path) -> dict[str, Any]:
         content = yaml.safe_load(file.read_text(encoding="utf-8"))
     except OSError as error:
         raise ConfigError(f"Config file {file}: {error.strerror or error}.") from None
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        reason = " ".join(str(error).split())
-        raise ConfigError(f"Config file {file} is not valid YAML: {reason}.") from None
+    except yaml.MarkedYAMLError as error:
+        # Not the error's own text: it quotes the line, which may hold a key.
+        line = error.problem_mark.line + 1 if error.problem_mark else 1
+        raise ConfigError(f"Config file {file} is not valid YAML: line {line}: {error.problem}.") from None
+    except (yaml.YAMLError, ValueError, AttributeError, RecursionError):
+        # PyYAML lets the errors of its constructors through.
+        raise ConfigError(f"Config file {file} is not valid YAML: it holds a value that cannot be read.") from None
     if content is None:
         return {}
     if not isinstance(content, dict):

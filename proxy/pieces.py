@@ -17,7 +17,7 @@ from proxy.sse import DONE
 _HEAD_WITHOUT = frozenset(("object", "choices", "usage"))
 _HEAD_USUAL = frozenset(("id", "object", "created", "model", "choices"))
 _CHOICE_USUAL = frozenset(("index", "delta", "message", "finish_reason"))
-_NOTHING: Mapping[str, Any] = {}
+_NOTHING: dict[str, Any] = {}
 
 
 @dataclass(slots=True)
@@ -56,16 +56,18 @@ class PieceReader:
                 self.done = True
                 break
             try:
-                chunk = _parsed(payload)
+                self._read(_parsed(payload), pieces)
             except UpstreamBroken as error:
                 self.failed = error
                 break
-            choices = chunk.get("choices") or ()
-            if head := self._head(chunk, with_usage=self._each_usage and bool(choices)):
-                pieces.append(Piece(None, head=head))
-            for choice in choices:
-                _add(pieces, choice, choice.get("delta") or _NOTHING)
         return pieces
+
+    def _read(self, chunk: dict[str, Any], pieces: list[Piece]) -> None:
+        choices = chunk.get("choices") or ()
+        if head := self._head(chunk, with_usage=self._each_usage and bool(choices)):
+            pieces.append(Piece(None, head=head))
+        for choice in choices:
+            _add(pieces, choice, "delta")
 
     def _head(self, chunk: dict[str, Any], *, with_usage: bool) -> Mapping[str, Any]:
         if self._first is None:
@@ -83,11 +85,13 @@ def read_whole(body: bytes) -> tuple[list[Piece], Mapping[str, Any] | None]:
     """The pieces and the usage of an answer that was not streamed. UpstreamBroken for what is none."""
     answer = _parsed(body)
     choices = answer.get("choices")
-    if not isinstance(choices, list):
+    if choices is None:
         raise UpstreamBroken("The upstream's answer has no choices; is it a chat server?")
     pieces = [Piece(None, head={name: value for name, value in answer.items() if name not in _HEAD_WITHOUT})]
     for choice in choices:
-        _add(pieces, {**choice, "finish_reason": choice.get("finish_reason") or "stop"}, choice.get("message") or {})
+        _add(pieces, choice, "message")
+        # Some servers give none; what is not streamed is finished all the same.
+        pieces[-1].finish = pieces[-1].finish or "stop"
     return pieces, answer.get("usage")
 
 
@@ -101,14 +105,25 @@ def _parsed(payload: bytes) -> dict[str, Any]:
     if error := chunk.get("error"):
         message = error.get("message") if isinstance(error, dict) else error
         raise UpstreamBroken(f"The upstream failed while it answered: {message}")
+    if not isinstance(chunk.get("choices") or [], list) or not isinstance(chunk.get("usage") or {}, dict):
+        raise _not_a_completion()
     return chunk
 
 
-def _add(pieces: list[Piece], choice: dict[str, Any], said: Mapping[str, Any]) -> None:
+def _not_a_completion() -> UpstreamBroken:
+    return UpstreamBroken("The upstream sent JSON that is no chat completion.")
+
+
+def _add(pieces: list[Piece], choice: Any, key: str) -> None:
+    said = (choice.get(key) or _NOTHING) if isinstance(choice, dict) else None
+    if not isinstance(said, dict):
+        raise _not_a_completion()
     index = choice.get("index") or 0
     content = said.get("content") or ""
     reasoning = said.get("reasoning") or said.get("reasoning_content") or ""
     finish = choice.get("finish_reason")
+    if not (isinstance(index, int) and isinstance(content, str) and isinstance(reasoning, str)):
+        raise _not_a_completion()
     fields = {name: value for name, value in choice.items() if value is not None and name not in _CHOICE_USUAL}
     last = pieces[-1] if pieces else None
     if last is None or last.choice != index or last.finish or fields or last.fields or (last.content and reasoning):

@@ -17,14 +17,15 @@ from typing import Any
 from fastapi import APIRouter, FastAPI, Request
 from fastapi.responses import JSONResponse, Response
 from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect
 
 from proxy.answers import EVENT_STREAM, Answer, Outlet
 from proxy.chat import Chat, Said, without_tool_fields
 from proxy.chunks import ChunkWriter, Collector, Style
 from proxy.errors import FloretteError, InvalidRequest, NoSuchRoute, RequestTooLarge, UpstreamBroken
 from proxy.events import CallEnd, Dropped
-from proxy.sse import encode, encode_done
-from proxy.upstream import Upstream
+from proxy.sse import DONE, Decoder, encode, encode_done
+from proxy.upstream import Call, Upstream, to_json
 from proxy.wire import ChatRequest, read_request
 
 logger = logging.getLogger(__name__)
@@ -78,6 +79,7 @@ def add_routes(app: FastAPI, service: Service) -> None:
     app.include_router(router)
     app.add_exception_handler(FloretteError, _error_answer)
     app.add_exception_handler(HTTPException, _unknown_route)
+    app.add_exception_handler(ClientDisconnect, _nobody_there)
 
 
 def _add_chat(router: APIRouter, service: Service) -> None:
@@ -89,9 +91,10 @@ def _add_chat(router: APIRouter, service: Service) -> None:
         headers = request.headers
         if not chat_request.declared and not chat_request.has_calls:
             plain = without_tool_fields(body)
-            content = raw if len(plain) == len(body) else json.dumps(plain).encode()
-            streamed = bool(chat_request.stream)
-            return _passed(service, "POST", "/chat/completions", content, headers, streamed=streamed)
+            same = len(plain) == len(body)
+            timeout_s = service.upstream.patience.timeout_s(streamed=bool(chat_request.stream))
+            content = raw if same else to_json(plain)
+            return _passed(service, Call("POST", "/chat/completions", content, timeout_s, is_json=not same), headers)
         events = service.chat.turn(chat_request, body, headers)
         write = _streamed if chat_request.stream else _whole
         return Answer(lambda outlet: write(outlet, events, chat_request, service))
@@ -102,15 +105,16 @@ def _add_passed(router: APIRouter, service: Service) -> None:
         @router.post(path)
         async def passed(request: Request) -> Response:
             raw = await _body(request, service.max_body_bytes)
-            streamed = _json(raw).get("stream") is True
-            return _passed(service, "POST", upstream_path, raw, request.headers, streamed=streamed, root=root)
+            timeout_s = service.upstream.patience.timeout_s(streamed=_json(raw).get("stream") is True)
+            return _passed(service, Call("POST", upstream_path, raw, timeout_s, root, is_json=False), request.headers)
 
     for path, upstream_path, root in _PASSED:
         add(path, upstream_path, root)
 
     @router.get("/v1/models")
     async def models(request: Request) -> Response:
-        return _passed(service, "GET", "/models", b"", request.headers, streamed=False)
+        timeout_s = service.upstream.patience.timeout_s(streamed=False)
+        return _passed(service, Call("GET", "/models", b"", timeout_s), request.headers)
 
 
 def _add_health(router: APIRouter, service: Service) -> None:
@@ -119,9 +123,12 @@ def _add_health(router: APIRouter, service: Service) -> None:
         return {"status": "ok"}
 
     @router.get("/readyz")
-    async def readyz() -> dict[str, str]:
-        await service.upstream.check()
-        return {"status": "ok"}
+    async def readyz() -> Response:
+        async def respond(outlet: Outlet) -> None:
+            await service.upstream.check()
+            await outlet.json(200, {"status": "ok"})
+
+        return Answer(respond)
 
 
 # -- requests ----------------------------------------------------------------------------------------------
@@ -145,16 +152,19 @@ async def _body(request: Request, limit: int) -> bytes:
 def _json(raw: bytes) -> dict[str, Any]:
     try:
         body = json.loads(raw, parse_constant=_no_constant)
-    except (ValueError, RecursionError) as error:
-        reason = str(error) if isinstance(error, json.JSONDecodeError) else "it cannot be read"
-        raise InvalidRequest(f"The request body is not valid JSON: {reason}.") from None
+    except RecursionError:
+        raise InvalidRequest("The request body is not valid JSON: it is nested too deeply.") from None
+    except UnicodeDecodeError:
+        raise InvalidRequest("The request body is not valid JSON: it is not UTF-8.") from None
+    except ValueError as error:
+        raise InvalidRequest(f"The request body is not valid JSON: {error}.") from None
     if not isinstance(body, dict):
         raise InvalidRequest("The request body must be a JSON object.")
     return body
 
 
 def _no_constant(name: str) -> None:
-    raise ValueError(f"{name} is not JSON")
+    raise ValueError(f"it has no {name}")
 
 
 # -- answers -----------------------------------------------------------------------------------------------
@@ -212,28 +222,23 @@ class _Mended:
             logger.info("answer mended: %d repairs, %d characters dropped", self.repairs, self.dropped)
 
 
-def _passed(
-    service: Service,
-    method: str,
-    path: str,
-    content: bytes,
-    headers: Mapping[str, str],
-    *,
-    streamed: bool,
-    root: bool = False,
-) -> Answer:
+def _passed(service: Service, call: Call, headers: Mapping[str, str]) -> Answer:
     async def respond(outlet: Outlet) -> None:
         upstream = service.upstream
-        async with upstream.send(method, path, content, headers, streamed=streamed, root=root) as response:
+        async with upstream.send(call, headers) as response:
             is_stream = response.headers.get("content-type", "").startswith("text/event-stream")
-            kept = [(name, value) for name, value in response.headers.raw if name.decode().lower() not in _NOT_PASSED]
+            # The length of a stream is not certain before its end: it may have to tell of an error.
+            left_out = _NOT_PASSED | {"content-length"} if is_stream else _NOT_PASSED
+            kept = [(name, value) for name, value in response.headers.raw if name.decode().lower() not in left_out]
             await outlet.start(response.status_code, kept, event_stream=is_stream)
-            end = b""
+            payloads: list[bytes] = []
+            decoder = Decoder()
             async with aclosing(upstream.read(response)) as reads:
                 async for data in reads:
-                    end = (end + data)[-16:]
+                    if is_stream:
+                        payloads = decoder.feed(data) or payloads
                     await outlet.write(data)
-            if is_stream and b"[DONE]" not in end:
+            if is_stream and DONE not in payloads + decoder.close():
                 raise UpstreamBroken("The upstream's answer ended before it was finished.")
             await outlet.end()
 
@@ -246,6 +251,11 @@ def _passed(
 async def _error_answer(_: Request, error: Exception) -> Response:
     assert isinstance(error, FloretteError)
     return JSONResponse(error.body(), error.status, error.headers)
+
+
+async def _nobody_there(_: Request, __: Exception) -> Response:
+    # The caller left while it was still sending; this goes nowhere.
+    return Response(status_code=400)
 
 
 async def _unknown_route(request: Request, error: Exception) -> Response:

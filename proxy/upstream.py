@@ -6,6 +6,7 @@ Retries happen before the first byte only, for connections that fail and for the
 """
 
 import json
+import math
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import aclosing, asynccontextmanager, suppress
 from dataclasses import dataclass
@@ -19,6 +20,7 @@ from httpx_aiohttp import AiohttpTransport
 
 from proxy.errors import (
     FloretteError,
+    InvalidRequest,
     UpstreamBroken,
     UpstreamRefused,
     UpstreamSilent,
@@ -58,6 +60,10 @@ class Patience:
     retries: int = 2
     retry_backoff_s: float = 0.2
 
+    def timeout_s(self, *, streamed: bool) -> float:
+        """The longest silence of an answer."""
+        return self.idle_timeout_s if streamed else self.answer_timeout_s
+
 
 def aiohttp_transport() -> httpx.AsyncBaseTransport:
     """Httpx on aiohttp: a quarter of the CPU of its own. No limit on connections, no cookies kept."""
@@ -67,6 +73,21 @@ def aiohttp_transport() -> httpx.AsyncBaseTransport:
         return aiohttp.ClientSession(connector=connector, cookie_jar=aiohttp.DummyCookieJar())
 
     return AiohttpTransport(client=session)
+
+
+@dataclass(frozen=True, slots=True)
+class Call:
+    """A request to make. `timeout_s` is the longest silence; `root`: the path is not below `/v1`.
+
+    `is_json`: the content is Florette's own writing; else it is the caller's, and of the caller's content-type.
+    """
+
+    method: str
+    path: str
+    content: bytes
+    timeout_s: float
+    root: bool = False
+    is_json: bool = True
 
 
 class _Slices(httpx.AsyncByteStream):
@@ -93,7 +114,7 @@ class Upstream:
     ) -> None:
         self._url = url.rstrip("/")
         self._key = key
-        self._patience = patience
+        self.patience = patience
         self._sleep = sleep
         self._client = httpx.AsyncClient(transport=transport, headers={"accept-encoding": "identity"})
 
@@ -103,9 +124,11 @@ class Upstream:
 
     async def stream(self, body: dict[str, Any], headers: Mapping[str, str]) -> AsyncGenerator[list[bytes], None]:
         """The payloads of a streamed chat completion, those that arrive together as one list."""
-        content = _encoded(body | {"stream": True})
+        call = Call(
+            "POST", "/chat/completions", to_json(body | {"stream": True}), self.patience.timeout_s(streamed=True)
+        )
         decoder = Decoder()
-        async with self.send("POST", "/chat/completions", content, headers, streamed=True) as response:
+        async with self.send(call, headers) as response:
             if not response.headers.get("content-type", "").startswith("text/event-stream"):
                 raise UpstreamBroken("The upstream did not stream although it was asked to.")
             async with aclosing(self.read(response)) as reads:
@@ -124,39 +147,35 @@ class Upstream:
 
     async def complete(self, body: dict[str, Any], headers: Mapping[str, str]) -> bytes:
         """The body of a chat completion that is not streamed."""
-        content = _encoded(body | {"stream": False})
-        async with self.send("POST", "/chat/completions", content, headers, streamed=False) as response:
+        call = Call(
+            "POST", "/chat/completions", to_json(body | {"stream": False}), self.patience.timeout_s(streamed=False)
+        )
+        async with self.send(call, headers) as response:
             return await self.read_all(response)
+
+    def _chat_call(self, body: dict[str, Any], *, streamed: bool) -> Call:
+        content = to_json(body | {"stream": streamed})
+        return Call("POST", "/chat/completions", content, self.patience.timeout_s(streamed=streamed))
 
     async def check(self) -> None:
         """Returns if the upstream answers, be it that it wants a key; raises what it fails with otherwise."""
         try:
-            async with self.send("GET", "/models", b"", {}, streamed=True) as response:
+            async with self.send(Call("GET", "/models", b"", self.patience.connect_timeout_s), {}) as response:
                 await self.read_all(response)
         except UpstreamRefused as refusal:
             if refusal.status >= 500:
                 raise
 
     @asynccontextmanager
-    async def send(
-        self,
-        method: str,
-        path: str,
-        content: bytes,
-        headers: Mapping[str, str],
-        *,
-        streamed: bool,
-        root: bool = False,
-    ) -> AsyncIterator[httpx.Response]:
-        """A response with a good status, its body not read yet. `root`: the path is not below `/v1`."""
-        url = (self._url.removesuffix("/v1") if root else self._url) + path
-        timeout_s = self._patience.idle_timeout_s if streamed else self._patience.answer_timeout_s
+    async def send(self, call: Call, headers: Mapping[str, str]) -> AsyncIterator[httpx.Response]:
+        """A response with a good status, its body not read yet; `headers` are the caller's."""
+        content = call.content
         request = self._client.build_request(
-            method,
-            url,
+            call.method,
+            (self._url.removesuffix("/v1") if call.root else self._url) + call.path,
             content=content if len(content) <= _SLICE_BYTES else _Slices(content),
-            headers={**self._headers(headers), "content-length": str(len(content))},
-            timeout=httpx.Timeout(timeout_s, connect=self._patience.connect_timeout_s),
+            headers=self._headers(call, headers),
+            timeout=httpx.Timeout(call.timeout_s, connect=self.patience.connect_timeout_s),
         )
         response = await self._answered(request)
         try:
@@ -170,7 +189,7 @@ class Upstream:
             async for data in response.aiter_raw():
                 yield data
         except httpx.ReadTimeout:
-            raise UpstreamSilent(f"The upstream sent nothing for {self._patience.idle_timeout_s:g} s.") from None
+            raise _silent(response.request) from None
         except _FAILURES as error:
             raise UpstreamBroken("The connection to the upstream broke off while it answered.") from error
 
@@ -184,21 +203,25 @@ class Upstream:
                     raise UpstreamBroken("The upstream sent a body that is too long to be an answer.")
         return bytes(body)
 
-    def _headers(self, headers: Mapping[str, str]) -> dict[str, str]:
+    def _headers(self, call: Call, headers: Mapping[str, str]) -> dict[str, str]:
         forwarded = {name: headers[name] for name in _FORWARDED if name in headers}
-        forwarded.setdefault("content-type", "application/json")
+        if wrong := next((name for name, value in forwarded.items() if not value.isascii()), None):
+            raise InvalidRequest(f"The header '{wrong}' holds characters that are not ASCII; was it pasted?")
+        forwarded["content-length"] = str(len(call.content))
+        if call.is_json:
+            forwarded["content-type"] = "application/json"
         if self._key is not None:
             forwarded["authorization"] = f"Bearer {self._key}"
         return forwarded
 
     async def _answered(self, request: httpx.Request) -> httpx.Response:
-        for attempt in range(self._patience.retries + 1):
-            last = attempt == self._patience.retries
-            wait_s = self._patience.retry_backoff_s * 2**attempt
+        for attempt in range(self.patience.retries + 1):
+            last = attempt == self.patience.retries
+            wait_s = self.patience.retry_backoff_s * 2**attempt
             try:
                 response = await self._client.send(request, stream=True)
             except httpx.ReadTimeout:
-                raise UpstreamSilent("The upstream did not begin to answer in time.") from None
+                raise _silent(request) from None
             except _FAILURES as error:
                 if last:
                     raise UpstreamUnreachable(f"The upstream cannot be reached: {_reason(error)}.") from error
@@ -231,34 +254,52 @@ class Upstream:
             )
         if status < 400 or status > 599:
             return UpstreamBroken(f"The upstream answered with the status {status}.")
-        message, param = _error_in(bytes(said))
+        message, param, code = _error_in(bytes(said))
         kept = {name: response.headers[name] for name in ("retry-after",) if name in response.headers}
-        code = _code_of(status, message)
+        code = code or _code_of(status, message)
         return UpstreamRefused(
             status, message or f"The upstream answered {status}.", param=param, code=code, headers=kept
         )
 
 
-def _encoded(body: dict[str, Any]) -> bytes:
-    # Not orjson: a caller's integers may have more than 64 bits, and its strings half a surrogate pair.
-    return json.dumps(body).encode("ascii")
+def to_json(body: Mapping[str, Any]) -> bytes:
+    """A caller's body as JSON again. InvalidRequest if it holds what JSON has no way to write.
+
+    Not orjson: a caller's integers may have more than 64 bits, and its strings half a surrogate pair.
+    """
+    try:
+        return json.dumps(body, allow_nan=False).encode("ascii")
+    except RecursionError:
+        raise InvalidRequest("The request body is nested too deeply.") from None
+    except ValueError:
+        raise InvalidRequest("The request body holds a number that is too large.") from None
 
 
-def _error_in(said: bytes) -> tuple[str, str | None]:
-    # Message and param out of {"error": {...}}, {"error": "..."}, {"detail": ...} or plain text.
+def _silent(request: httpx.Request) -> UpstreamSilent:
+    timeout_s = request.extensions["timeout"]["read"]
+    return UpstreamSilent(f"The upstream sent nothing for {timeout_s:g} s.")
+
+
+def _error_in(said: bytes) -> tuple[str, str | None, str | None]:
+    # Message, param and code out of {"error": {...}}, {"error": "..."}, {"detail": ...} or plain text.
     try:
         body = orjson.loads(said)
     except orjson.JSONDecodeError:
-        return said.decode("utf-8", "replace").strip()[:500], None
+        return said.decode("utf-8", "replace").strip()[:500], None, None
     error = body.get("error", body.get("detail", body)) if isinstance(body, dict) else body
-    if isinstance(error, dict):
-        param = error.get("param")
-        return str(error.get("message") or error), param if isinstance(param, str) else None
-    return str(error), None
+    if not isinstance(error, dict):
+        return str(error or ""), None, None
+    # vLLM's code is the status once more, a number.
+    param, code = ((value if isinstance(value, str) else None) for value in (error.get("param"), error.get("code")))
+    return str(error.get("message") or error), param, code
+
+
+#: How vLLM's versions word a prompt that is too long.
+_OVERFLOWS = ("maximum context length", "longer than the maximum", "context length is only")
 
 
 def _code_of(status: int, message: str) -> str | None:
-    if status == 400 and any(hint in message for hint in ("maximum context length", "longer than the maximum")):
+    if status == 400 and any(hint in message for hint in _OVERFLOWS):
         return "context_length_exceeded"
     if status == 404 and "model" in message.lower():
         return "model_not_found"
@@ -267,9 +308,10 @@ def _code_of(status: int, message: str) -> str | None:
 
 def _seconds(retry_after: str | None, default: float) -> float:
     try:
-        return float(retry_after or default)
+        seconds = float(retry_after or default)
     except ValueError:
         return default
+    return seconds if 0 <= seconds < math.inf else default
 
 
 def _reason(error: BaseException) -> str:

@@ -214,7 +214,10 @@ def _sentence(error: ValidationError) -> InvalidRequest:
     # Pydantic puts the names of a union's members ("str", "_NamedChoice", "list[...]") into the path; ours start a-z.
     path = [str(part) for part in worst["loc"] if isinstance(part, int) or re.fullmatch("(?!str$)[a-z_]+", part)]
     param = re.sub(r"\.(\d+)", r"[\1]", ".".join(path))
-    return InvalidRequest(f"Invalid value for '{param}': {worst['msg']}.", param=param)
+    # Pydantic would name our classes.
+    message = "Input should be an object" if worst["type"].startswith("model_") else worst["msg"]
+    where = f"Invalid value for '{param}'" if param else "Invalid request body"
+    return InvalidRequest(f"{where}: {message}.", param=param or None)
 
 
 def _check_tools(request: ChatRequest) -> None:
@@ -235,6 +238,8 @@ def _check_tools(request: ChatRequest) -> None:
 
 
 def _check_choice(request: ChatRequest) -> None:
+    if isinstance(request.function_call, _Named) and not request.functions:
+        raise InvalidRequest("'function_call' names a function, but 'functions' is missing.", param="function_call")
     choice = request.choice
     declared = {tool.name for tool in request.declared}
     field = "function_call" if request.legacy else "tool_choice"

@@ -206,9 +206,7 @@ def test_events_are_network_reads_of_their_own_unless_they_are_batched(
 
 
 def test_a_stop_ends_the_text_as_in_vllm(upstream: ScriptedUpstream) -> None:
-    upstream.script(
-        Says("call ✿RESULT✿ more"), Says("call ✿RESULT✿ more"), Says("a ✿RESULT✿", honour_stop=False)
-    )
+    upstream.script(Says("call ✿RESULT✿ more"), Says("call ✿RESULT✿ more"), Says("a ✿RESULT✿", honour_stop=False))
     asked = {**HELLO, "stop": ["✿RETURN✿", "✿RESULT✿"]}
     include = {**asked, "include_stop_str_in_output": True}
     told = [post(upstream, body).json()["choices"][0] for body in (asked, include, asked)]
@@ -295,9 +293,7 @@ def test_extra_fields_are_on_every_chunk(upstream: ScriptedUpstream) -> None:
         ({"functions": [{}], "function_call": "auto", "parallel_tool_calls": False}, None),
     ],
 )
-def test_what_a_plain_vllm_refuses_is_refused(
-    upstream: ScriptedUpstream, fields: Any, told: str | None
-) -> None:
+def test_what_a_plain_vllm_refuses_is_refused(upstream: ScriptedUpstream, fields: Any, told: str | None) -> None:
     """So that a field which Florette ought to have taken out is not overlooked."""
     upstream.script(Says("fine"))
     answer = post(upstream, {**HELLO, **fields})
@@ -306,9 +302,7 @@ def test_what_a_plain_vllm_refuses_is_refused(
 
 
 def test_literal_chunks_go_out_as_they_are(upstream: ScriptedUpstream) -> None:
-    upstream.script(
-        Chunks([b": ping\r\n\r\n", chunk({"content": "✿"}, "stop"), b"data:{bad\n\n", error("boom")])
-    )
+    upstream.script(Chunks([b": ping\r\n\r\n", chunk({"content": "✿"}, "stop"), b"data:{bad\n\n", error("boom")]))
     sent = post(upstream, STREAMED).content.split(b"\n\n")
     assert sent[0].startswith(b": ping\r\n\r\ndata: {")
     assert "✿".encode() in sent[0]
@@ -330,9 +324,7 @@ def test_an_error_status_has_the_body_and_headers_of_the_script(upstream: Script
 
 
 def test_any_body_can_be_answered_and_cut(upstream: ScriptedUpstream, loop_thread: LoopThread) -> None:
-    upstream.script(
-        Answers(b"\x00\xff", content_type="audio/wav"), Answers(["a"]), Answers("abcdef", writes=[2, 4])
-    )
+    upstream.script(Answers(b"\x00\xff", content_type="audio/wav"), Answers(["a"]), Answers("abcdef", writes=[2, 4]))
     sound, listed = post(upstream, HELLO), post(upstream, HELLO)
     assert (sound.content, sound.headers["content-type"]) == (b"\x00\xff", "audio/wav")
     assert (listed.json(), listed.headers["content-type"]) == (["a"], "application/json")

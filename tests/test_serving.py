@@ -16,9 +16,7 @@ from scripted import ScriptedUpstream
 from serving import LoopThread, nobody_listens, serve_app
 
 
-def test_what_the_loop_reports_fails_the_test(
-    loop_thread: LoopThread, upstream_server: ScriptedUpstream
-) -> None:
+def test_what_the_loop_reports_fails_the_test(loop_thread: LoopThread, upstream_server: ScriptedUpstream) -> None:
     async def lose_an_exception() -> None:
         asyncio.get_running_loop().call_soon(json.loads, "not JSON")
 
