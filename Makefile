@@ -13,7 +13,7 @@ SERVING := .venv/.serving
 TESTING := .venv/.testing
 
 # Modules that neither wait nor reach out can be tested in full, so they are.
-SANS_IO := proxy/events.py,proxy/sse.py,proxy/chunks.py,proxy/pieces.py,proxy/stops.py,proxy/wire.py,proxy/errors.py,proxy/formats/*.py
+SANS_IO := proxy/events.py,proxy/sse.py,proxy/chunks.py,proxy/pieces.py,proxy/refusals.py,proxy/stops.py,proxy/wire.py,proxy/errors.py,proxy/formats/*.py
 
 .PHONY: help run test check fix lint types floors coverage bench test-vllm lock image
 

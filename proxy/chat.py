@@ -52,28 +52,28 @@ class Chat:
 
     async def turn(
         self, request: ChatRequest, body: Mapping[str, Any], headers: Mapping[str, str]
-    ) -> AsyncGenerator[Said, None]:
-        """The events of one answer. Raises what `Upstream` raises, UpstreamBroken and ChoiceNotMet."""
+    ) -> AsyncGenerator[list[Said], None]:
+        """The events of one answer, those that came together as one list.
+
+        Raises what `Upstream` raises, UpstreamBroken and ChoiceNotMet.
+        """
         prompt = self._prompt(request)
         sent, local_stops = _upstream_body(request, body, prompt)
         turn = _Turn(request, prompt, lambda: self._parser(request, prompt), local_stops)
         if not request.stream:
             pieces, usage = read_whole(await self._upstream.complete(sent, headers))
-            for said in turn.go_on(pieces):
-                yield said
+            yield turn.go_on(pieces)
         else:
             reader = PieceReader(each_usage=request.wants_each_usage)
             async with aclosing(self._upstream.stream(sent, headers)) as reads:
                 async for payloads in reads:
-                    for said in turn.go_on(reader.feed(payloads)):
-                        yield said
+                    yield turn.go_on(reader.feed(payloads))
                     if reader.failed:
                         raise reader.failed
                     if turn.is_over and not reader.done:
                         break
             usage = reader.usage if request.wants_usage else None
-        for said in turn.end(usage):
-            yield said
+        yield turn.end(usage)
 
     def _prompt(self, request: ChatRequest) -> Prompt:
         try:

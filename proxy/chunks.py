@@ -39,19 +39,19 @@ class ChunkWriter:
     def write(self, choice: int, event: Event) -> list[Chunk]:
         """The chunks that tell of the event; most events make one."""
         match event:
-            case TurnStart(head):
-                return self._start(choice, head)
+            case CallArguments(index, text):
+                return [self._chunk(choice, self._arguments(index, text))]
             case Text(text):
                 self._said.add(choice)
                 return [self._chunk(choice, {"content": text})]
             case Reasoning(text):
                 self._said.add(choice)
                 return [self._chunk(choice, {self._style.reasoning_field: text})]
+            case TurnStart(head):
+                return self._start(choice, head)
             case CallStart(index, call_id, name):
                 self._said.add(choice)
                 return [self._chunk(choice, self._call(index, call_id, name))]
-            case CallArguments(index, text):
-                return [self._chunk(choice, self._arguments(index, text))]
             case Extras(fields, head):
                 self._keep(head)
                 self._extras[choice] = _joined(self._extras.get(choice, {}), fields)

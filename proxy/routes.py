@@ -30,6 +30,8 @@ from proxy.wire import ChatRequest, read_request
 
 logger = logging.getLogger(__name__)
 
+Events = AsyncGenerator[list[Said], None]
+
 #: Passed through: path, and whether it is below /v1.
 _PASSED = (
     ("/v1/completions", "/completions", False),
@@ -170,15 +172,15 @@ def _no_constant(name: str) -> None:
 # -- answers -----------------------------------------------------------------------------------------------
 
 
-async def _streamed(outlet: Outlet, events: AsyncGenerator[Said, None], request: ChatRequest, service: Service) -> None:
+async def _streamed(outlet: Outlet, events: Events, request: ChatRequest, service: Service) -> None:
     writer = ChunkWriter(Style(request.legacy, service.reasoning_field), _defaults(request, service))
     mended = _Mended()
+    started = False
     async with aclosing(events):
-        started = False
-        async for choice, event in events:
-            mended.count(event)
-            data = b"".join([encode(chunk) for chunk in writer.write(choice, event)])
-            if not started:
+        async for said in events:
+            data = b"".join([encode(chunk) for choice, event in said for chunk in writer.write(choice, event)])
+            mended.count(said)
+            if data and not started:
                 # Not before the first event: until then an error can still be a status.
                 await outlet.start(200, EVENT_STREAM, event_stream=True)
                 started = True
@@ -188,13 +190,14 @@ async def _streamed(outlet: Outlet, events: AsyncGenerator[Said, None], request:
     await outlet.end(encode_done())
 
 
-async def _whole(outlet: Outlet, events: AsyncGenerator[Said, None], request: ChatRequest, service: Service) -> None:
+async def _whole(outlet: Outlet, events: Events, request: ChatRequest, service: Service) -> None:
     collector = Collector(Style(request.legacy, service.reasoning_field), _defaults(request, service))
     mended = _Mended()
     async with aclosing(events):
-        async for choice, event in events:
-            mended.count(event)
-            collector.add(choice, event)
+        async for said in events:
+            mended.count(said)
+            for choice, event in said:
+                collector.add(choice, event)
     mended.log()
     await outlet.json(200, collector.completion())
 
@@ -210,12 +213,13 @@ class _Mended:
         self.repairs = 0
         self.dropped = 0
 
-    def count(self, event: object) -> None:
-        match event:
-            case CallEnd(repairs=repairs):
-                self.repairs += repairs
-            case Dropped(characters):
-                self.dropped += characters
+    def count(self, said: list[Said]) -> None:
+        for _, event in said:
+            match event:
+                case CallEnd(repairs=repairs):
+                    self.repairs += repairs
+                case Dropped(characters):
+                    self.dropped += characters
 
     def log(self) -> None:
         if self.repairs or self.dropped:
@@ -233,7 +237,7 @@ def _passed(service: Service, call: Call, headers: Mapping[str, str]) -> Answer:
             await outlet.start(response.status_code, kept, event_stream=is_stream)
             payloads: list[bytes] = []
             decoder = Decoder()
-            async with aclosing(upstream.read(response)) as reads:
+            async with aclosing(upstream.read(response, call.timeout_s)) as reads:
                 async for data in reads:
                     if is_stream:
                         payloads = decoder.feed(data) or payloads

@@ -25,43 +25,51 @@ class Decoder:
 
     def __init__(self, max_event_bytes: int = MAX_EVENT_BYTES) -> None:
         self._max_event_bytes = max_event_bytes
-        self._line: list[bytes] = []
+        self._held: list[bytes] = []
         self._data: list[bytes] = []
         self._held_bytes = 0
         self._skip_lf = False
 
     def feed(self, data: bytes) -> list[bytes]:
         """Payloads completed by `data`; several `data:` lines of one event are joined with LF."""
+        if self._skip_lf or b"\r" in data:
+            data = self._with_lf_only(data)
+        lines = data.split(b"\n")
+        last = lines.pop()
+        if lines and self._held:
+            lines[0] = b"".join([*self._held, lines[0]])
+            self._held.clear()
+        payloads: list[bytes] = []
+        for line in lines:
+            if not line:
+                self._end_event(payloads)
+            elif line.startswith(b"data:"):
+                self._data.append(line[6:] if line.startswith(b" ", 5) else line[5:])
+        if last or self._data:
+            self._hold(last)
+        return payloads
+
+    def _with_lf_only(self, data: bytes) -> bytes:
+        # A CRLF may be cut between two reads.
         if self._skip_lf and data:
             data = data.removeprefix(b"\n")
             self._skip_lf = False
         if b"\r" in data:
             self._skip_lf = data.endswith(b"\r")
             data = data.replace(b"\r\n", b"\n").replace(b"\r", b"\n")
-        head, newline, rest = data.partition(b"\n")
-        self._hold(head)
-        if not newline:
-            return []
-        lines = (b"".join(self._line) + newline + rest).split(b"\n")
-        self._line = [lines.pop()]
-        return self._payloads(lines)
+        return data
 
-    def _hold(self, piece: bytes) -> None:
-        self._line.append(piece)
-        self._held_bytes += len(piece)
-        if self._held_bytes > self._max_event_bytes:
+    def _end_event(self, payloads: list[bytes]) -> None:
+        if self._data:
+            payloads.append(b"\n".join(self._data))
+            self._data.clear()
+        self._held_bytes = 0
+
+    def _hold(self, last: bytes) -> None:
+        self._held.append(last)
+        self._held_bytes += len(last)
+        if self._held_bytes + sum(map(len, self._data)) > self._max_event_bytes:
             raise UpstreamBroken("The upstream sent one event that is too long to be an answer.")
-
-    def _payloads(self, lines: list[bytes]) -> list[bytes]:
-        payloads = []
-        for line in lines:
-            if line.startswith(b"data:"):
-                self._data.append(line[6:] if line[5:6] == b" " else line[5:])
-            elif not line and self._data:
-                payloads.append(b"\n".join(self._data))
-                self._data = []
-        self._held_bytes = len(self._line[0]) + sum(map(len, self._data))
-        return payloads
 
     def close(self) -> list[bytes]:
         """The payload of a last event whose blank line is missing, as some servers end with it."""

@@ -7,15 +7,14 @@ Retries happen before the first byte only, for connections that fail and for the
 
 import json
 import math
-from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Mapping
-from contextlib import aclosing, asynccontextmanager, suppress
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterator, Mapping
+from contextlib import asynccontextmanager, contextmanager, suppress
 from dataclasses import dataclass
 from typing import Any
 
 import aiohttp
 import anyio
 import httpx
-import orjson
 from httpx_aiohttp import AiohttpTransport
 
 from proxy.errors import (
@@ -26,6 +25,7 @@ from proxy.errors import (
     UpstreamSilent,
     UpstreamUnreachable,
 )
+from proxy.refusals import refusal
 from proxy.sse import DONE, MAX_EVENT_BYTES, Decoder
 
 #: What travels from the caller to the upstream; the rest is of the caller's own hop.
@@ -116,150 +116,146 @@ class Upstream:
         self._key = key
         self.patience = patience
         self._sleep = sleep
-        self._client = httpx.AsyncClient(transport=transport, headers={"accept-encoding": "identity"})
+        self._transport = transport
 
     async def aclose(self) -> None:
         """Closes all connections."""
-        await self._client.aclose()
+        await self._transport.aclose()
 
     async def stream(self, body: dict[str, Any], headers: Mapping[str, str]) -> AsyncGenerator[list[bytes], None]:
         """The payloads of a streamed chat completion, those that arrive together as one list."""
-        call = Call(
-            "POST", "/chat/completions", to_json(body | {"stream": True}), self.patience.timeout_s(streamed=True)
-        )
+        call = self._chat_call(body, streamed=True)
         decoder = Decoder()
         async with self.send(call, headers) as response:
             if not response.headers.get("content-type", "").startswith("text/event-stream"):
                 raise UpstreamBroken("The upstream did not stream although it was asked to.")
-            async with aclosing(self.read(response)) as reads:
-                async for data in reads:
+            with _telling(call.timeout_s):
+                async for data in _body(response):
                     payloads = decoder.feed(data)
                     if payloads:
                         yield payloads
-                    if payloads and payloads[-1] == DONE:
-                        break
+                        if payloads[-1] == DONE:
+                            break
                 else:
                     yield decoder.close()
-                # Read to its end, the connection can be used again; what goes wrong now hurts nobody.
-                with anyio.move_on_after(_DRAIN_S), suppress(FloretteError):
-                    async for _ in reads:
-                        pass
+            # Read to its end, the connection can be used again; what goes wrong now hurts nobody.
+            with anyio.move_on_after(_DRAIN_S), suppress(*_FAILURES):
+                async for _ in _body(response):
+                    pass
 
     async def complete(self, body: dict[str, Any], headers: Mapping[str, str]) -> bytes:
-        """The body of a chat completion that is not streamed."""
-        call = Call(
-            "POST", "/chat/completions", to_json(body | {"stream": False}), self.patience.timeout_s(streamed=False)
-        )
+        """The body of a chat completion that is not streamed; UpstreamBroken if it is longer than any answer."""
+        call = self._chat_call(body, streamed=False)
+        said = bytearray()
         async with self.send(call, headers) as response:
-            return await self.read_all(response)
-
-    def _chat_call(self, body: dict[str, Any], *, streamed: bool) -> Call:
-        content = to_json(body | {"stream": streamed})
-        return Call("POST", "/chat/completions", content, self.patience.timeout_s(streamed=streamed))
+            with _telling(call.timeout_s):
+                async for data in _body(response):
+                    said += data
+                    if len(said) > MAX_EVENT_BYTES:
+                        raise UpstreamBroken("The upstream sent a body that is too long to be an answer.")
+        return bytes(said)
 
     async def check(self) -> None:
         """Returns if the upstream answers, be it that it wants a key; raises what it fails with otherwise."""
         try:
-            async with self.send(Call("GET", "/models", b"", self.patience.connect_timeout_s), {}) as response:
-                await self.read_all(response)
-        except UpstreamRefused as refusal:
-            if refusal.status >= 500:
+            async with self.send(Call("GET", "/models", b"", self.patience.connect_timeout_s), {}):
+                pass
+        except UpstreamRefused as refused:
+            if refused.status >= 500:
                 raise
 
     @asynccontextmanager
     async def send(self, call: Call, headers: Mapping[str, str]) -> AsyncIterator[httpx.Response]:
         """A response with a good status, its body not read yet; `headers` are the caller's."""
         content = call.content
-        request = self._client.build_request(
+        timeout = httpx.Timeout(call.timeout_s, connect=self.patience.connect_timeout_s)
+        request = httpx.Request(
             call.method,
             (self._url.removesuffix("/v1") if call.root else self._url) + call.path,
             content=content if len(content) <= _SLICE_BYTES else _Slices(content),
             headers=self._headers(call, headers),
-            timeout=httpx.Timeout(call.timeout_s, connect=self.patience.connect_timeout_s),
+            extensions={"timeout": timeout.as_dict()},
         )
-        response = await self._answered(request)
+        response = await self._answered(request, call.timeout_s)
         try:
             yield response
         finally:
             await response.aclose()
 
-    async def read(self, response: httpx.Response) -> AsyncGenerator[bytes, None]:
+    async def read(self, response: httpx.Response, timeout_s: float) -> AsyncGenerator[bytes, None]:
         """The bytes of the body as they come. UpstreamSilent or UpstreamBroken if they do not."""
-        try:
-            async for data in response.aiter_raw():
+        with _telling(timeout_s):
+            async for data in _body(response):
                 yield data
-        except httpx.ReadTimeout:
-            raise _silent(response.request) from None
-        except _FAILURES as error:
-            raise UpstreamBroken("The connection to the upstream broke off while it answered.") from error
 
-    async def read_all(self, response: httpx.Response) -> bytes:
-        """The whole body; UpstreamBroken if it is longer than any answer."""
-        body = bytearray()
-        async with aclosing(self.read(response)) as reads:
-            async for data in reads:
-                body += data
-                if len(body) > MAX_EVENT_BYTES:
-                    raise UpstreamBroken("The upstream sent a body that is too long to be an answer.")
-        return bytes(body)
+    def _chat_call(self, body: dict[str, Any], *, streamed: bool) -> Call:
+        content = to_json(body | {"stream": streamed})
+        return Call("POST", "/chat/completions", content, self.patience.timeout_s(streamed=streamed))
 
     def _headers(self, call: Call, headers: Mapping[str, str]) -> dict[str, str]:
         forwarded = {name: headers[name] for name in _FORWARDED if name in headers}
         if wrong := next((name for name, value in forwarded.items() if not value.isascii()), None):
             raise InvalidRequest(f"The header '{wrong}' holds characters that are not ASCII; was it pasted?")
         forwarded["content-length"] = str(len(call.content))
+        forwarded["accept-encoding"] = "identity"
         if call.is_json:
             forwarded["content-type"] = "application/json"
         if self._key is not None:
             forwarded["authorization"] = f"Bearer {self._key}"
         return forwarded
 
-    async def _answered(self, request: httpx.Request) -> httpx.Response:
+    async def _answered(self, request: httpx.Request, timeout_s: float) -> httpx.Response:
         for attempt in range(self.patience.retries + 1):
             last = attempt == self.patience.retries
             wait_s = self.patience.retry_backoff_s * 2**attempt
             try:
-                response = await self._client.send(request, stream=True)
+                # Not through httpx's own client: it would follow redirects, keep cookies, and cost as much again.
+                response = await self._transport.handle_async_request(request)
             except httpx.ReadTimeout:
-                raise _silent(request) from None
+                raise _silent(timeout_s) from None
             except _FAILURES as error:
                 if last:
                     raise UpstreamUnreachable(f"The upstream cannot be reached: {_reason(error)}.") from error
             else:
                 if response.status_code < 400:
                     return response
-                refusal = await self._refusal(response)
+                refused = await self._refusal(response)
                 wait_s = _seconds(response.headers.get("retry-after"), default=wait_s)
                 if last or response.status_code not in _RETRIED or wait_s > _LONGEST_WAIT_S:
-                    raise refusal
+                    raise refused
             await self._sleep(wait_s)
         raise AssertionError("the last attempt returns or raises")
 
     async def _refusal(self, response: httpx.Response) -> FloretteError:
         said = bytearray()
-        try:
-            async for data in response.aiter_raw():
+        with suppress(*_FAILURES):
+            async for data in _body(response):
                 said += data[: _MAX_ERROR_BYTES - len(said)]
                 if len(said) == _MAX_ERROR_BYTES:
                     break
-        except _FAILURES:
-            pass
-        finally:
-            await response.aclose()
-        status = response.status_code
-        if status in (401, 403) and self._key is not None:
-            return UpstreamBroken(
-                f"The upstream refused Florette's own key ({status}); the operator must check 'upstream_key'.",
-                code="upstream_key_refused",
-            )
-        if status < 400 or status > 599:
-            return UpstreamBroken(f"The upstream answered with the status {status}.")
-        message, param, code = _error_in(bytes(said))
-        kept = {name: response.headers[name] for name in ("retry-after",) if name in response.headers}
-        code = code or _code_of(status, message)
-        return UpstreamRefused(
-            status, message or f"The upstream answered {status}.", param=param, code=code, headers=kept
-        )
+        await response.aclose()
+        return refusal(response.status_code, response.headers, bytes(said), key_is_ours=self._key is not None)
+
+
+def _body(response: httpx.Response) -> httpx.AsyncByteStream:
+    # Not `aiter_raw`: two generators less for each event.
+    assert isinstance(response.stream, httpx.AsyncByteStream)
+    return response.stream
+
+
+@contextmanager
+def _telling(timeout_s: float) -> Iterator[None]:
+    # Whatever goes wrong while an answer is read, in our own words.
+    try:
+        yield
+    except httpx.ReadTimeout:
+        raise _silent(timeout_s) from None
+    except _FAILURES as error:
+        raise UpstreamBroken("The connection to the upstream broke off while it answered.") from error
+
+
+def _silent(timeout_s: float) -> UpstreamSilent:
+    return UpstreamSilent(f"The upstream sent nothing for {timeout_s:g} s.")
 
 
 def to_json(body: Mapping[str, Any]) -> bytes:
@@ -273,37 +269,6 @@ def to_json(body: Mapping[str, Any]) -> bytes:
         raise InvalidRequest("The request body is nested too deeply.") from None
     except ValueError:
         raise InvalidRequest("The request body holds a number that is too large.") from None
-
-
-def _silent(request: httpx.Request) -> UpstreamSilent:
-    timeout_s = request.extensions["timeout"]["read"]
-    return UpstreamSilent(f"The upstream sent nothing for {timeout_s:g} s.")
-
-
-def _error_in(said: bytes) -> tuple[str, str | None, str | None]:
-    # Message, param and code out of {"error": {...}}, {"error": "..."}, {"detail": ...} or plain text.
-    try:
-        body = orjson.loads(said)
-    except orjson.JSONDecodeError:
-        return said.decode("utf-8", "replace").strip()[:500], None, None
-    error = body.get("error", body.get("detail", body)) if isinstance(body, dict) else body
-    if not isinstance(error, dict):
-        return str(error or ""), None, None
-    # vLLM's code is the status once more, a number.
-    param, code = ((value if isinstance(value, str) else None) for value in (error.get("param"), error.get("code")))
-    return str(error.get("message") or error), param, code
-
-
-#: How vLLM's versions word a prompt that is too long.
-_OVERFLOWS = ("maximum context length", "longer than the maximum", "context length is only")
-
-
-def _code_of(status: int, message: str) -> str | None:
-    if status == 400 and any(hint in message for hint in _OVERFLOWS):
-        return "context_length_exceeded"
-    if status == 404 and "model" in message.lower():
-        return "model_not_found"
-    return {401: "invalid_api_key", 429: "rate_limit_exceeded"}.get(status)
 
 
 def _seconds(retry_after: str | None, default: float) -> float:

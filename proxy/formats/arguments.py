@@ -16,6 +16,7 @@ Source: RFC 8259 for what is valid, JSON5 1.0 and Python's repr for what models 
 import json
 import re
 from collections.abc import Callable
+from functools import cache
 
 #: Deeper than any schema, and well within what callers' JSON parsers take (Python's stops near 1,000).
 MAX_DEPTH = 128
@@ -44,6 +45,13 @@ _ESCAPE = re.compile(r'\\(?:["\\/bfnrt]|u[0-9a-fA-F]{4})')
 _BEHIND_STRING = frozenset(",:}]/#\"'")
 
 
+@cache
+def _words(end: str) -> tuple[re.Pattern[str], re.Pattern[str]]:
+    # Unquoted keys and values.
+    key, value = r"\s:,{}\[\]\"'/", r",{}\[\]\"'\n\r/"
+    return re.compile(f"[^{key}{re.escape(end)}]+"), re.compile(f"[^{value}{re.escape(end)}]+")
+
+
 class ObjectReader:
     """Reads one object, from its `{` on; `end` is a character that, outside strings, cannot be part of it.
 
@@ -54,8 +62,7 @@ class ObjectReader:
         self.repairs = 0
         self.over = False
         self._end = end
-        self._word_in_key = re.compile(rf"[^\s:,{{}}\[\]\"'/{re.escape(end)}]+")
-        self._word_in_value = re.compile(rf"[^,{{}}\[\]\"'\n\r/{re.escape(end)}]+")
+        self._word_in_key, self._word_in_value = _words(end)
         self._stack: list[str] = []
         self._out: list[str] = []
         self._held = ""

@@ -7,6 +7,7 @@ whether it is inside a code fence. Both look at each character a bounded number 
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cache
 
 #: What may stand between the start of a line, or the text before, and a marker: blanks and Markdown's bold.
 DECORATION = " \t\r\n\v\f\u3000*"
@@ -22,7 +23,7 @@ class Found:
 
 
 class Scanner:
-    """Finds literals, whatever their case."""
+    """Finds literals, whatever their case. It keeps no state: `scanner_for` gives the same one to all."""
 
     def __init__(self, literals: Sequence[str]) -> None:
         self._literals = {literal.lower(): literal for literal in literals}
@@ -45,6 +46,12 @@ class Scanner:
         size = len(text)
         start = max((text.rfind(lead, at) for lead in self._leads), default=-1)
         return start if start >= 0 and text[start:].lower() in self._prefixes else size
+
+
+@cache
+def scanner_for(*literals: str) -> Scanner:
+    """The scanner of these literals; making one costs more than parsing a short answer."""
+    return Scanner(literals)
 
 
 class Lines:

@@ -14,10 +14,12 @@ from collections.abc import Callable, Mapping
 from typing import Protocol
 
 from proxy.events import CallArguments, CallEnd, CallStart, Dropped, Halt, ParserEvent, Reasoning, Text
-from proxy.formats.markers import DECORATION, Lines, Scanner
+from proxy.formats.markers import DECORATION, Lines, Scanner, scanner_for
 
 THINK = "<think>"
 END_THINK = "</think>"
+
+_END_THINK = scanner_for(END_THINK)
 
 #: Long pieces are read in slices, so that what is behind a call is not copied again for each call.
 _SLICE = 4096
@@ -57,8 +59,7 @@ class CallParser:
         self, markers: Mapping[str, Callable[[str], None]], new_id: Callable[[], str], *, single: bool = False
     ) -> None:
         self._markers = markers
-        self._scanner = Scanner([*markers, THINK, END_THINK])
-        self._end_think = Scanner([END_THINK])
+        self._scanner = scanner_for(*markers, THINK, END_THINK)
         self._new_id = new_id
         self._single = single
         self._text = ""
@@ -125,8 +126,8 @@ class CallParser:
         return True
 
     def _thinking(self) -> bool:
-        found = self._end_think.find(self._text, self._at)
-        end = found.start if found else self._waiting_end(self._end_think)
+        found = _END_THINK.find(self._text, self._at)
+        end = found.start if found else self._waiting_end(_END_THINK)
         if end > self._at:
             self._events.append(Reasoning(self._text[self._at : end]))
         self._at = found.end if found else end
