@@ -17,6 +17,9 @@ from starlette.types import Receive, Scope, Send
 from proxy.errors import FloretteError, ShuttingDown
 from proxy.sse import encode, to_json
 
+#: The key of the scope under which `app` keeps the server's own `send`.
+SERVER_SEND = "florette.send"
+
 Headers = Iterable[tuple[bytes, bytes]]
 
 logger = logging.getLogger(__name__)
@@ -79,7 +82,7 @@ class Answer(Response):
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Runs the coroutine until it is done or the caller is gone."""
-        outlet = Outlet(send)
+        outlet = Outlet(scope.get(SERVER_SEND, send))
         try:
             async with anyio.create_task_group() as group:
                 group.start_soon(_cancel_when_gone, receive, group.cancel_scope)

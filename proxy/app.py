@@ -7,12 +7,27 @@ from contextlib import asynccontextmanager
 
 import httpx
 from fastapi import FastAPI
+from starlette.types import Receive, Scope, Send
 
+from proxy.answers import SERVER_SEND
 from proxy.chat import Chat
 from proxy.config import Config
 from proxy.formats.qwen import Qwen
 from proxy.routes import Service, add_routes
 from proxy.upstream import Patience, Upstream, aiohttp_transport
+
+
+class _App(FastAPI):
+    """FastAPI that lets an `Answer` write to the server directly.
+
+    Three of its layers wrap `send` to see whether an answer has begun. An `Answer` tells of its own errors, and
+    writes thousands of times: without them a streamed event costs a tenth less.
+    """
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Keeps the server's own `send` in the scope."""
+        scope[SERVER_SEND] = send
+        await super().__call__(scope, receive, send)
 
 
 def create_app(
@@ -38,7 +53,7 @@ def create_app(
         yield
         await upstream.aclose()
 
-    app = FastAPI(title="Florette", lifespan=lifespan, openapi_url=None)
+    app = _App(title="Florette", lifespan=lifespan, openapi_url=None)
     chat = Chat(upstream, qwen, lambda: f"call_{new_id()}")
     add_routes(app, Service(upstream, chat, config.max_body_bytes, config.reasoning_field, now, new_id))
     return app

@@ -5,12 +5,13 @@
 Streamed or not, the upstream's text goes through the same parser; what is not streamed is one piece.
 """
 
-from collections.abc import AsyncGenerator, Callable, Mapping
+from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from contextlib import aclosing
 from typing import Any
 
 from proxy.errors import ChoiceNotMet, InvalidRequest, UpstreamBroken
 from proxy.events import (
+    CallArguments,
     CallEnd,
     CallStart,
     Event,
@@ -18,6 +19,7 @@ from proxy.events import (
     Halt,
     ParserEvent,
     Reasoning,
+    Text,
     TurnEnd,
     TurnStart,
     Usage,
@@ -70,7 +72,7 @@ class Chat:
                     yield turn.go_on(reader.feed(payloads))
                     if reader.failed:
                         raise reader.failed
-                    if turn.is_over and not reader.done:
+                    if not reader.done and turn.is_over():
                         break
             usage = reader.usage if request.wants_usage else None
         yield turn.end(usage)
@@ -115,7 +117,6 @@ class _Turn:
         self._head: Mapping[str, Any] = {}
         self._begun = 0
 
-    @property
     def is_over(self) -> bool:
         """True if nothing that the upstream may still send is wanted."""
         return all(choice.halted for choice in self._choices)
@@ -125,7 +126,7 @@ class _Turn:
         for piece in pieces:
             index = piece.choice
             if index is None:
-                said += self._whole(piece)
+                said += self._whole(piece.head or {})
             elif index < len(self._choices):
                 if self._begun <= index:
                     said += self._begin(index)
@@ -141,10 +142,10 @@ class _Turn:
             said.append((0, Usage(usage)))
         return said
 
-    def _whole(self, piece: Piece) -> list[Said]:
+    def _whole(self, head: Mapping[str, Any]) -> list[Said]:
         if self._begun:
-            return [(0, Extras({}, piece.head))]
-        self._head = {**self._head, **piece.head}
+            return [(0, Extras({}, head))]
+        self._head = {**self._head, **head}
         return []
 
     def _begin(self, choice: int) -> list[Said]:
@@ -168,9 +169,11 @@ class _Choice:
         self.halted = False
         self._ended = False
 
-    def read(self, piece: Piece) -> list[Event]:
+    def read(self, piece: Piece) -> Sequence[Event]:
         if self._ended:
-            return []
+            return ()
+        if piece.fields is None and piece.finish is None and not piece.reasoning:
+            return self._feed(piece.content) if piece.content and not self.halted else ()
         events: list[Event] = []
         if piece.fields:
             events += self._extras(piece)
@@ -204,12 +207,12 @@ class _Choice:
         return [*events, self._turn_end(finish)]
 
     def _extras(self, piece: Piece) -> list[Event]:
-        fields = dict(piece.fields)
+        fields = dict(piece.fields or {})
         if piece.finish is not None and "stop_reason" in fields:
             self._fields = {"stop_reason": fields.pop("stop_reason")}
         return [Extras(fields)] if fields else []
 
-    def _feed(self, content: str) -> list[Event]:
+    def _feed(self, content: str) -> Sequence[Event]:
         if self._stops is None:
             return self._checked(self._parser.feed(content))
         events = self._checked(self._parser.feed(self._stops.feed(content)))
@@ -218,9 +221,11 @@ class _Choice:
             self.halted = True
         return events
 
-    def _checked(self, said: list[ParserEvent]) -> list[Event]:
+    def _checked(self, said: list[ParserEvent]) -> Sequence[Event]:
         for event in said:
             match event:
+                case CallArguments() | Text() | Reasoning():
+                    pass
                 case CallStart(name=name) if self._demand.mode == "named" and name != self._demand.name:
                     raise ChoiceNotMet(_unmet(self._demand.name))
                 case CallEnd(truncated=truncated):
@@ -229,7 +234,7 @@ class _Choice:
                 case Halt():
                     # Whatever ends the upstream's text behind this, the answer is complete.
                     self.halted, self._finish = True, self._finish or "stop"
-        return [*said]
+        return said
 
     def _turn_end(self, finish: str) -> TurnEnd:
         if self._truncated:

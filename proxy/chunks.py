@@ -99,9 +99,8 @@ class ChunkWriter:
             written |= self._extras.pop(choice, {})
         if fields:
             written |= fields
-        return {**self._head, **self._take_once(), "choices": [written]} if self._once else self._plain(written)
-
-    def _plain(self, written: Chunk) -> Chunk:
+        if self._once:
+            return {**self._head, **self._take_once(), "choices": [written]}
         return {**self._head, "choices": [written]}
 
     def _take_once(self) -> Chunk:

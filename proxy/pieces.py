@@ -6,7 +6,7 @@ that a burst costs one pass through the parser instead of hundreds.
 """
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import orjson
@@ -31,8 +31,8 @@ class Piece:
     content: str = ""
     reasoning: str = ""
     finish: str | None = None
-    fields: Mapping[str, Any] = field(default_factory=dict)
-    head: Mapping[str, Any] = field(default_factory=dict)
+    fields: Mapping[str, Any] | None = None
+    head: Mapping[str, Any] | None = None
 
 
 class PieceReader:
@@ -64,21 +64,24 @@ class PieceReader:
 
     def _read(self, chunk: dict[str, Any], pieces: list[Piece]) -> None:
         choices = chunk.get("choices") or ()
-        if head := self._head(chunk, with_usage=self._each_usage and bool(choices)):
-            pieces.append(Piece(None, head=head))
+        if chunk.keys() != _HEAD_USUAL or self._first is None:
+            self._read_head(chunk, pieces, bool(choices))
         for choice in choices:
             _add(pieces, choice, "delta")
 
-    def _head(self, chunk: dict[str, Any], *, with_usage: bool) -> Mapping[str, Any]:
-        if self._first is None:
-            self._first = {name: value for name, value in chunk.items() if name not in _HEAD_WITHOUT}
-            return self._first
-        if len(chunk) == len(_HEAD_USUAL):
-            return _NOTHING
+    def _read_head(self, chunk: dict[str, Any], pieces: list[Piece], has_choices: bool) -> None:
         self.usage = chunk.get("usage") or self.usage
-        usual = _HEAD_USUAL if with_usage else _HEAD_WITHOUT
-        new = (item for item in chunk.items() if item[0] not in usual and item[1] is not None)
-        return {name: value for name, value in new if self._first.get(name) != value}
+        without = _HEAD_USUAL if self._each_usage and has_choices else _HEAD_WITHOUT
+        first = self._first or {}
+        head = {
+            name: value
+            for name, value in chunk.items()
+            if name not in without and value is not None and first.get(name) != value
+        }
+        if self._first is None:
+            self._first = head
+        if head:
+            pieces.append(Piece(None, head=head))
 
 
 def read_whole(body: bytes) -> tuple[list[Piece], Mapping[str, Any] | None]:
@@ -122,12 +125,12 @@ def _add(pieces: list[Piece], choice: Any, key: str) -> None:
     content = said.get("content") or ""
     reasoning = said.get("reasoning") or said.get("reasoning_content") or ""
     finish = choice.get("finish_reason")
-    if not (isinstance(index, int) and isinstance(content, str) and isinstance(reasoning, str)):
+    if not (isinstance(index, int) and index >= 0 and isinstance(content, str) and isinstance(reasoning, str)):
         raise _not_a_completion()
-    fields = {name: value for name, value in choice.items() if value is not None and name not in _CHOICE_USUAL}
+    further = [item for item in choice.items() if item[1] is not None and item[0] not in _CHOICE_USUAL]
     last = pieces[-1] if pieces else None
-    if last is None or last.choice != index or last.finish or fields or last.fields or (last.content and reasoning):
-        pieces.append(Piece(index, content, reasoning, finish, fields))
+    if last is None or last.choice != index or last.finish or further or last.fields or (last.content and reasoning):
+        pieces.append(Piece(index, content, reasoning, finish, dict(further) if further else None))
     else:
         last.content += content
         last.reasoning += reasoning

@@ -76,17 +76,17 @@ class Decoder:
         return self.feed(b"\n\n")
 
 
+def encode(payload: Any) -> bytes:
+    """One event that carries `payload` as JSON."""
+    return b"data: " + to_json(payload) + b"\n\n"
+
+
 def to_json(payload: Any) -> bytes:
     """The payload as JSON. UpstreamBroken if some field of the upstream's in it cannot be written."""
     try:
         return orjson.dumps(payload)
     except orjson.JSONEncodeError:
         raise UpstreamBroken("The upstream sent a field that cannot be passed on; it is nested too deeply.") from None
-
-
-def encode(payload: Any) -> bytes:
-    """One event that carries `payload` as JSON."""
-    return b"data: " + to_json(payload) + b"\n\n"
 
 
 def encode_done() -> bytes:

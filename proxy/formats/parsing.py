@@ -79,24 +79,22 @@ class CallParser:
         for start in range(0, len(text), _SLICE):
             self._text = self._text[self._at :] + text[start : start + _SLICE]
             self._at = 0
-            self._run()
+            while self._state():
+                pass
         return self._take()
 
     def close(self, *, truncated: bool = False, stopped: bool = False) -> list[ParserEvent]:
         """The events that the end completes; see `Parser.close`."""
         self._closing = True
         self._truncated = truncated or (stopped and self._reader is not None and self._reader.midway)
-        self._run()
+        while self._state():
+            pass
         if self._reader is not None:
             self._end_call(self._reader, open_end=True)
         self._release()
         if self._dropped:
             self._events.append(Dropped(self._dropped))
         return self._take()
-
-    def _run(self) -> None:
-        while self._state():
-            pass
 
     def _take(self) -> list[ParserEvent]:
         events, self._events = self._events, []
