@@ -1,4 +1,6 @@
 """Florette: OpenAI tool calls over a plain vLLM.
 
-Reading order, about 1,500 lines: events -> formats/base -> formats/qwen -> chat -> chunks -> routes -> app.
+Reading order: events -> formats/base -> formats/qwen -> formats/qwen_parser -> chat -> chunks -> routes -> app.
 """
+
+__version__ = "0.1.0"

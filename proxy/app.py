@@ -46,7 +46,7 @@ def create_app(
     if config.upstream is None:
         raise ValueError("create_app needs an upstream")
     upstream = Upstream(config.upstream, _key(config), _patience(config), transport())
-    qwen = Qwen(config.default_system, config.language, config.vision)
+    qwen = Qwen(config.default_system, config.language, config.vision, config.thinking_begun)
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:

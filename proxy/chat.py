@@ -39,6 +39,10 @@ _TOOL_FIELDS = frozenset(("tools", "tool_choice", "parallel_tool_calls", "functi
 _WHOLE_ANSWER_FORMATS = frozenset(("json_object", "json_schema"))
 
 
+#: In a turn's prompt the assistant's last words stand in the user's message: there is none to continue.
+_CONTINUING = frozenset(("continue_final_message", "add_generation_prompt"))
+
+
 def without_tool_fields(body: Mapping[str, Any]) -> dict[str, Any]:
     """The request's body without what a plain server refuses."""
     return {name: value for name, value in body.items() if name not in _TOOL_FIELDS}
@@ -70,12 +74,14 @@ class Chat:
             async with aclosing(self._upstream.stream(sent, headers)) as reads:
                 async for payloads in reads:
                     yield turn.go_on(reader.feed(payloads))
-                    if reader.failed:
-                        raise reader.failed
+                    if failed := turn.failed or reader.failed:
+                        raise failed
                     if not reader.done and turn.is_over():
                         break
             usage = reader.usage if request.wants_usage else None
         yield turn.end(usage)
+        if turn.failed:
+            raise turn.failed
 
     def _prompt(self, request: ChatRequest) -> Prompt:
         try:
@@ -89,7 +95,8 @@ class Chat:
 
 def _upstream_body(request: ChatRequest, body: Mapping[str, Any], prompt: Prompt) -> tuple[dict[str, Any], list[str]]:
     # What the upstream is asked, and the caller's stop strings that did not fit.
-    sent = without_tool_fields(body) | {"messages": prompt.messages}
+    kept = {name: value for name, value in without_tool_fields(body).items() if name not in _CONTINUING}
+    sent = kept | {"messages": prompt.messages}
     stops = request.stops
     room = UPSTREAM_LIMIT - len(prompt.stop)
     if stops or prompt.stop:
@@ -116,6 +123,11 @@ class _Turn:
         ]
         self._head: Mapping[str, Any] = {}
         self._begun = 0
+
+    @property
+    def failed(self) -> ChoiceNotMet | None:
+        """What the model did not do that the caller demanded."""
+        return next((choice.failed for choice in self._choices if choice.failed), None)
 
     def is_over(self) -> bool:
         """True if nothing that the upstream may still send is wanted."""
@@ -166,11 +178,12 @@ class _Choice:
         self._truncated = False
         self._finish: str | None = None
         self._fields: dict[str, Any] = {}
-        self.halted = False
         self._ended = False
+        self.halted = False
+        self.failed: ChoiceNotMet | None = None
 
     def read(self, piece: Piece) -> Sequence[Event]:
-        if self._ended:
+        if self._ended or self.failed:
             return ()
         if piece.fields is None and piece.finish is None and not piece.reasoning:
             return self._feed(piece.content) if piece.content and not self.halted else ()
@@ -194,17 +207,19 @@ class _Choice:
             raise UpstreamBroken("The upstream's answer ended before it was finished.")
         self._ended = True
         finish = self._finish or "stop"
-        stop = self._fields.get("stop_reason")
-        stopped = stop in self._marker_stops
-        # A stop string of the caller's ends the text wherever it stands, as `max_tokens` does.
-        truncated = finish == "length" or (isinstance(stop, str) and not stopped)
-        if stopped:
-            del self._fields["stop_reason"]
         events: list[Event] = []
         if self._stops and not self.halted:
             events += self._checked(self._parser.feed(self._stops.close()))
-        events += self._checked(self._parser.close(truncated=truncated, stopped=stopped))
-        return [*events, self._turn_end(finish)]
+        stop = self._fields.get("stop_reason")
+        if stop in self._marker_stops:
+            del self._fields["stop_reason"]
+            if self._parser.midway:
+                # The marker was a word of the thinking or of a string: what came behind it is missing.
+                finish = "length"
+        # A stop string of the caller's ends the text wherever it stands, as `max_tokens` does.
+        cut_off = finish == "length" or (isinstance(stop, str) and stop not in self._marker_stops)
+        events += self._checked(self._parser.close(truncated=cut_off))
+        return [*events, *self._turn_end(finish)]
 
     def _extras(self, piece: Piece) -> list[Event]:
         fields = dict(piece.fields or {})
@@ -222,12 +237,13 @@ class _Choice:
         return events
 
     def _checked(self, said: list[ParserEvent]) -> Sequence[Event]:
-        for event in said:
+        for number, event in enumerate(said):
             match event:
                 case CallArguments() | Text() | Reasoning():
                     pass
                 case CallStart(name=name) if self._demand.mode == "named" and name != self._demand.name:
-                    raise ChoiceNotMet(_unmet(self._demand.name))
+                    self.failed = _unmet(self._demand.name)
+                    return said[:number]
                 case CallEnd(truncated=truncated):
                     self._calls += not truncated
                     self._truncated = truncated
@@ -236,16 +252,18 @@ class _Choice:
                     self.halted, self._finish = True, self._finish or "stop"
         return said
 
-    def _turn_end(self, finish: str) -> TurnEnd:
+    def _turn_end(self, finish: str) -> list[Event]:
         if self._truncated:
             finish = "length"
         elif self._calls and finish == "stop":
             finish = "tool_calls"
         if finish != "length" and not self._calls and self._demand.mode in ("required", "named"):
-            raise ChoiceNotMet(_unmet(self._demand.name))
-        return TurnEnd(finish, self._fields)
+            self.failed = self.failed or _unmet(self._demand.name)
+        return [] if self.failed else [TurnEnd(finish, self._fields)]
 
 
-def _unmet(name: str | None) -> str:
+def _unmet(name: str | None) -> ChoiceNotMet:
     wanted = f"'{name}'" if name else "a tool"
-    return f"The model did not call {wanted}, although tool_choice demands it; ask again or word the request clearer."
+    return ChoiceNotMet(
+        f"The model did not call {wanted}, although tool_choice demands it; ask again or word the request clearer."
+    )

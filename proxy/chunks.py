@@ -33,7 +33,7 @@ class ChunkWriter:
         self._head: Chunk = {**defaults, "object": "chat.completion.chunk"}
         self._once: Chunk = {}
         self._extras: dict[int, Chunk] = {}
-        self._begun: set[int] = set()
+        self._begun = False
         self._said: set[int] = set()
 
     def write(self, choice: int, event: Event) -> list[Chunk]:
@@ -66,9 +66,8 @@ class ChunkWriter:
     def _start(self, choice: int, head: Mapping[str, Any]) -> list[Chunk]:
         if not self._begun:
             self._keep(head)
-        begun = [index for index in range(choice + 1) if index not in self._begun]
-        self._begun |= set(begun)
-        return [self._chunk(index, {"role": "assistant", "content": None}) for index in begun]
+            self._begun = True
+        return [self._chunk(choice, {"role": "assistant", "content": None})]
 
     def _end(self, choice: int, event: TurnEnd) -> list[Chunk]:
         # An empty answer is an empty text, as when it is not streamed.

@@ -20,6 +20,7 @@ import uvicorn
 from fastapi import FastAPI
 from starlette.types import ASGIApp
 
+from proxy import __version__
 from proxy.app import create_app
 from proxy.config import Config, ConfigError
 from proxy.demo import create_demo
@@ -48,6 +49,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="florette", description="OpenAI tool calls over a plain vLLM.")
+    parser.add_argument("--version", action="version", version=__version__)
     serve = parser.add_subparsers(required=True, metavar="COMMAND").add_parser("serve", help="serve the API")
     serve.add_argument("--upstream", metavar="URL", help="the vLLM to use, ending in /v1 (none: a built-in demo)")
     serve.add_argument("--upstream-key", metavar="KEY", help="sent to the upstream instead of the caller's key")
@@ -153,8 +155,10 @@ async def _run_proxy(config: Config, sock: socket.socket, upstream: str) -> None
     server = _Server(create_app(config), sock, config, ready)
 
     def stop() -> None:
-        # A second signal does not wait for running answers.
-        server.force_exit = server.should_exit
+        if server.should_exit:
+            # A second signal does not wait for running answers; that they are cut off is no news then.
+            logging.getLogger("uvicorn").setLevel(logging.CRITICAL)
+            server.force_exit = True
         server.should_exit = True
 
     loop = asyncio.get_running_loop()

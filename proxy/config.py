@@ -36,7 +36,7 @@ class Config(BaseModel):
         120.0
     )
     answer_timeout_s: Annotated[
-        float, Field(gt=0, le=86400, description="Longest wait for an answer that is not streamed.")
+        float, Field(gt=0, le=86400, description="Longest silence of an answer that is not streamed.")
     ] = 600.0
     retries: Annotated[int, Field(ge=0, le=10, description="New tries before the first byte.")] = 2
     retry_backoff_s: Annotated[float, Field(ge=0, le=10, description="Wait before the first new try; doubles.")] = 0.2
@@ -51,6 +51,7 @@ class Config(BaseModel):
     reasoning_field: Annotated[str, Field(pattern="^[a-z_]{1,64}$", description="Field for the model's thinking.")] = (
         "reasoning_content"
     )
+    thinking_begun: Annotated[bool, Field(description="The chat template ends in <think>.")] = False
     log_level: Annotated[
         Literal["debug", "info", "warning", "error"], Field(description="Least severe line that is logged.")
     ] = "info"
@@ -69,15 +70,22 @@ class Config(BaseModel):
             raise ValueError("must hold no password and no query; a key goes into 'upstream_key'")
         return url.rstrip("/") + ("" if parts.path.strip("/") else "/v1")
 
+    @field_validator("upstream_key")
+    @classmethod
+    def _fits_into_a_header(cls, key: SecretStr | None) -> SecretStr | None:
+        # A key out of a file often ends in a line end.
+        bare = key.get_secret_value().strip() if key else ""
+        if not bare.isascii() or not bare.isprintable():
+            raise ValueError("must be printable ASCII, as a header is")
+        return SecretStr(bare) if bare else None
+
     @classmethod
     def load(cls, flags: Mapping[str, Any], file: Path | None, environment: Mapping[str, str] = os.environ) -> Self:
         """The config that these make together; a flag that is None and an empty variable are not given."""
         given = _read(file) if file else {}
-        given |= {
-            name: environment[_PREFIX + name.upper()]
-            for name in cls.model_fields
-            if environment.get(_PREFIX + name.upper())
-        }
+        found = {name: environment.get(_PREFIX + name.upper(), "") for name in cls.model_fields}
+        # Kubernetes sets FLORETTE_PORT=tcp://... beside a service of that name: that is not ours.
+        given |= {name: value for name, value in found.items() if value and not value.startswith("tcp://")}
         given |= {name: value for name, value in flags.items() if value is not None}
         try:
             return cls.model_validate(given)

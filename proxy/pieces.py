@@ -11,7 +11,8 @@ from typing import Any
 
 import orjson
 
-from proxy.errors import UpstreamBroken
+from proxy.errors import FloretteError, UpstreamBroken
+from proxy.refusals import refusal
 from proxy.sse import DONE
 
 _HEAD_WITHOUT = frozenset(("object", "choices", "usage"))
@@ -46,7 +47,7 @@ class PieceReader:
         self._first: Mapping[str, Any] | None = None
         self.usage: Mapping[str, Any] | None = None
         self.done = False
-        self.failed: UpstreamBroken | None = None
+        self.failed: FloretteError | None = None
 
     def feed(self, payloads: Iterable[bytes]) -> list[Piece]:
         """The pieces in these payloads, up to the one that is no chunk, or that reports an error: see `failed`."""
@@ -57,7 +58,7 @@ class PieceReader:
                 break
             try:
                 self._read(_parsed(payload), pieces)
-            except UpstreamBroken as error:
+            except FloretteError as error:
                 self.failed = error
                 break
         return pieces
@@ -106,6 +107,10 @@ def _parsed(payload: bytes) -> dict[str, Any]:
     if not isinstance(chunk, dict):
         raise UpstreamBroken("The upstream sent JSON that is not an object.")
     if error := chunk.get("error"):
+        status = error.get("code") if isinstance(error, dict) else None
+        if isinstance(status, int) and 400 <= status < 500:
+            # A refusal that came late, after a good status.
+            raise refusal(status, {}, payload, key_is_ours=False)
         message = error.get("message") if isinstance(error, dict) else error
         raise UpstreamBroken(f"The upstream failed while it answered: {message}")
     if not isinstance(chunk.get("choices") or [], list) or not isinstance(chunk.get("usage") or {}, dict):

@@ -5,9 +5,16 @@ the one that is complete first.
 """
 
 from collections.abc import Sequence
+from functools import lru_cache
 
 #: vLLM's VLLM_MAX_STOP_STRINGS; a fifth string is answered with 400.
 UPSTREAM_LIMIT = 4
+
+
+@lru_cache(maxsize=64)
+def _prefixes(strings: tuple[str, ...]) -> frozenset[str]:
+    # Shared by the choices of an answer; `wire` bounds how many and how long the strings are.
+    return frozenset(string[:size] for string in strings for size in range(1, len(string)))
 
 
 class StopStrings:
@@ -15,7 +22,7 @@ class StopStrings:
 
     def __init__(self, strings: Sequence[str], *, include: bool = False) -> None:
         self._strings = strings
-        self._prefixes = {string[:size] for string in strings for size in range(1, len(string))}
+        self._prefixes = _prefixes(tuple(strings))
         self._longest = max(map(len, strings)) - 1
         self._include = include
         self._held = ""

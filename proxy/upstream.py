@@ -6,6 +6,7 @@ Retries happen before the first byte only, for connections that fail and for the
 """
 
 import json
+import logging
 import math
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterator, Mapping
 from contextlib import asynccontextmanager, contextmanager, suppress
@@ -47,6 +48,8 @@ _SLICE_BYTES = 256 * 1024
 #: How long the end of the body may take behind `[DONE]` before the connection is given up instead of kept.
 _DRAIN_S = 0.1
 
+logger = logging.getLogger(__name__)
+
 _FAILURES = (httpx.HTTPError, aiohttp.ClientError, OSError)
 
 
@@ -80,6 +83,7 @@ class Call:
     """A request to make. `timeout_s` is the longest silence; `root`: the path is not below `/v1`.
 
     `is_json`: the content is Florette's own writing; else it is the caller's, and of the caller's content-type.
+    `is_retried`: failures before the first byte are tried again.
     """
 
     method: str
@@ -88,6 +92,7 @@ class Call:
     timeout_s: float
     root: bool = False
     is_json: bool = True
+    is_retried: bool = True
 
 
 class _Slices(httpx.AsyncByteStream):
@@ -157,8 +162,9 @@ class Upstream:
 
     async def check(self) -> None:
         """Returns if the upstream answers, be it that it wants a key; raises what it fails with otherwise."""
+        probe = Call("GET", "/models", b"", self.patience.connect_timeout_s, is_retried=False)
         try:
-            async with self.send(Call("GET", "/models", b"", self.patience.connect_timeout_s), {}):
+            async with self.send(probe, {}):
                 pass
         except UpstreamRefused as refused:
             if refused.status >= 500:
@@ -176,7 +182,7 @@ class Upstream:
             headers=self._headers(call, headers),
             extensions={"timeout": timeout.as_dict()},
         )
-        response = await self._answered(request, call.timeout_s)
+        response = await self._answered(request, call)
         try:
             yield response
         finally:
@@ -204,18 +210,21 @@ class Upstream:
             forwarded["authorization"] = f"Bearer {self._key}"
         return forwarded
 
-    async def _answered(self, request: httpx.Request, timeout_s: float) -> httpx.Response:
-        for attempt in range(self.patience.retries + 1):
-            last = attempt == self.patience.retries
+    async def _answered(self, request: httpx.Request, call: Call) -> httpx.Response:
+        retries = self.patience.retries if call.is_retried else 0
+        for attempt in range(retries + 1):
+            last = attempt == retries
             wait_s = self.patience.retry_backoff_s * 2**attempt
             try:
                 # Not through httpx's own client: it would follow redirects, keep cookies, and cost as much again.
                 response = await self._transport.handle_async_request(request)
             except httpx.ReadTimeout:
-                raise _silent(timeout_s) from None
+                raise _silent(call.timeout_s) from None
             except _FAILURES as error:
+                # The log has the reason: it names the upstream's address, which is the operator's affair.
+                logger.warning("no connection to the upstream: %s", str(error) or type(error).__name__)
                 if last:
-                    raise UpstreamUnreachable(f"The upstream cannot be reached: {_reason(error)}.") from error
+                    raise UpstreamUnreachable("The upstream cannot be reached.") from error
             else:
                 if response.status_code < 400:
                     return response
@@ -277,7 +286,3 @@ def _seconds(retry_after: str | None, default: float) -> float:
     except ValueError:
         return default
     return seconds if 0 <= seconds < math.inf else default
-
-
-def _reason(error: BaseException) -> str:
-    return str(error) or type(error).__name__

@@ -4,12 +4,13 @@ Source: OpenAI's OpenAPI document 2.3.0, CreateChatCompletionRequest; the older 
 `read_request` turns the parsed JSON of a body into a ChatRequest or raises InvalidRequest with one sentence.
 """
 
+import json
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
 from proxy.errors import InvalidRequest
 
@@ -32,11 +33,19 @@ class FunctionCall(Open):
     name: str
     arguments: str = ""
 
+    @field_validator("arguments", mode="before")
+    @classmethod
+    def _as_text(cls, given: Any) -> Any:
+        # Some clients keep the parsed object in their history.
+        if given is None:
+            return ""
+        return json.dumps(given, ensure_ascii=False) if isinstance(given, dict | list) else given
+
 
 class ToolCall(Open):
     """A tool call in the history."""
 
-    id: str = ""
+    id: str | None = None
     function: FunctionCall
 
 
@@ -114,7 +123,9 @@ class _NamedChoice(Open):
     function: _Named
 
 
-_Stop = Annotated[str, Field(min_length=1)]
+#: OpenAI takes 4 stop strings and says nothing of their length; these bounds keep what looks for them small.
+_Stop = Annotated[str, Field(min_length=1, max_length=256)]
+_Stops = Annotated[list[_Stop], Field(max_length=32)]
 
 
 class StreamOptions(Open):
@@ -144,7 +155,7 @@ class ChatRequest(Open):
     function_call: Literal["none", "auto"] | _Named | None = None
     stream: bool | None = None
     stream_options: StreamOptions | None = None
-    stop: _Stop | list[_Stop] | None = None
+    stop: _Stop | _Stops | None = None
     n: Annotated[int, Field(ge=1, le=128)] | None = None
     include_stop_str_in_output: bool | None = None
 
@@ -226,11 +237,11 @@ def _check_tools(request: ChatRequest) -> None:
     field = "functions" if request.legacy else "tools"
     seen: set[str] = set()
     for tool in request.declared:
-        if not _NAME.fullmatch(tool.name):
-            raise InvalidRequest(
-                f"Invalid tool name {tool.name[:80]!r}: use 1 to 64 letters, digits, '_' or '-'.", param=field
-            )
         for name in {tool.name, tool.model_name}:
+            if not _NAME.fullmatch(name):
+                raise InvalidRequest(
+                    f"Invalid tool name {name[:80]!r}: use 1 to 64 letters, digits, '_' or '-'.", param=field
+                )
             if name in seen:
                 raise InvalidRequest(f"The tool name {name!r} is declared twice; names must differ.", param=field)
         seen |= {tool.name, tool.model_name}

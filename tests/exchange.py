@@ -10,7 +10,7 @@ import struct
 import threading
 from collections.abc import Awaitable, Mapping, Sequence
 from dataclasses import dataclass, field
-from http import HTTPStatus
+from http.client import responses
 from typing import Any
 
 #: The turns of the loop left to a reader on the same loop before each write, so that two writes are two
@@ -56,7 +56,7 @@ class Reply:
         size = sum(map(len, self.writes))
         framing = {"transfer-encoding": "chunked"} if self.chunked else {"content-length": str(size)}
         fields = {"content-type": self.content_type, **framing, **self.headers}
-        lines = [f"HTTP/1.1 {self.status} {HTTPStatus(self.status).phrase}"]
+        lines = [f"HTTP/1.1 {self.status} {responses.get(self.status, '')}"]
         lines += [f"{name}: {value}" for name, value in fields.items()]
         return "\r\n".join([*lines, "", ""]).encode("latin-1")
 

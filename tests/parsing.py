@@ -68,7 +68,8 @@ def read(
     events: list[ParserEvent] = []
     for piece in [pieces] if isinstance(pieces, str) else pieces:
         events += parser.feed(piece)
-    return fold([*events, *parser.close(truncated=truncated, stopped=stopped)])
+    # A marker that ended the text cuts off what it stood in the middle of.
+    return fold([*events, *parser.close(truncated=truncated or (stopped and parser.midway))])
 
 
 def fold(events: Iterable[ParserEvent]) -> Answer:

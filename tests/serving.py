@@ -89,10 +89,10 @@ class _Server(uvicorn.Server):
 
 
 @contextlib.contextmanager
-def serve_app(app: ASGIApp, loop_thread: LoopThread) -> Iterator[str]:
+def serve_app(app: ASGIApp, loop_thread: LoopThread, grace_s: int = GRACE_S) -> Iterator[str]:
     """Serves `app` on a free loopback port while the block runs; gives its URL, `http://127.0.0.1:<port>`.
 
-    RuntimeError when its lifespan fails to start.
+    What still runs `grace_s` after the block is cancelled. RuntimeError when the app's lifespan fails to start.
     """
     # Named as TCP, or asyncio leaves Nagle's algorithm on, and every request waits 40 ms for an acknowledgement.
     listener = socket.socket(socket.AF_INET, socket.SOCK_STREAM, socket.IPPROTO_TCP)
@@ -107,7 +107,7 @@ def serve_app(app: ASGIApp, loop_thread: LoopThread) -> Iterator[str]:
         log_level="warning",
         access_log=False,
         timeout_keep_alive=KEEP_ALIVE_S,
-        timeout_graceful_shutdown=GRACE_S,
+        timeout_graceful_shutdown=grace_s,
     )
     server = _Server(config)
     serving = loop_thread.run(_start(server, listener))

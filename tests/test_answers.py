@@ -4,6 +4,7 @@ import itertools
 import json
 import logging
 import socket
+import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -61,10 +62,18 @@ def error_in(answer: httpx.Response) -> dict[str, Any]:
 @contextmanager
 def asking(url: str, path: str, body: dict[str, Any]) -> Iterator[socket.socket]:
     """A bare connection on which a request has been sent."""
-    at, content = urlsplit(url), json.dumps(body).encode()
-    head = f"POST {path} HTTP/1.1\r\nhost: {at.netloc}\r\ncontent-length: {len(content)}\r\n\r\n"
+    content = json.dumps(body).encode()
+    with sending(url, f"POST {path}", f"content-length: {len(content)}") as peer:
+        peer.sendall(content)
+        yield peer
+
+
+@contextmanager
+def sending(url: str, what: str, *headers: str) -> Iterator[socket.socket]:
+    """A bare connection on which the head of a request has been sent."""
+    at = urlsplit(url)
     with socket.create_connection((at.hostname, at.port), timeout=PATIENCE_S) as peer:
-        peer.sendall(head.encode() + content)
+        peer.sendall("\r\n".join([f"{what} HTTP/1.1", f"host: {at.netloc}", *headers, "", ""]).encode())
         yield peer
 
 
@@ -81,6 +90,27 @@ def test_the_generation_ends_when_the_caller_leaves(
             assert peer.recv(65536).startswith(b"HTTP/1.1 200 ")
         assert not received.left.is_set()
     assert received.left.wait(LEAVING_S)
+
+
+def test_a_probe_ends_when_whoever_probes_leaves(florette: Florette, upstream: ScriptedUpstream) -> None:
+    """Or the probes of a silent upstream would pile up."""
+    upstream.script(GoesSilent())
+    with sending(florette(connect_timeout_s=60), "GET /readyz"):
+        [received] = upstream.wait_for(1)
+        assert not received.left.is_set()
+    assert received.left.wait(LEAVING_S)
+
+
+def test_one_who_leaves_while_sending_is_no_line_in_the_log(
+    loop_thread: LoopThread, nowhere: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The interim answer tells that the body is waited for; the server's end, that nobody waits any more."""
+    with serve_app(create_app(Config(upstream=nowhere)), loop_thread) as url:
+        with sending(url, f"POST {CHAT}", "content-length: 1000", "expect: 100-continue") as peer:
+            assert peer.recv(65536).startswith(b"HTTP/1.1 100 ")
+            peer.sendall(b"{")
+        assert httpx.get(url + "/healthz").status_code == 200
+    assert caplog.text == ""
 
 
 def test_the_generation_ends_when_the_sdks_stream_is_closed(client: openai.OpenAI, upstream: ScriptedUpstream) -> None:
@@ -171,12 +201,12 @@ def expected(number: int) -> str:
 
 
 def test_no_answer_looks_finished_when_the_server_stops_under_it(
-    loop_thread: LoopThread, upstream: ScriptedUpstream
+    loop_thread: LoopThread, upstream: ScriptedUpstream, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """The grace period of the test's server is over while all kinds of answers run."""
+    """All kinds of answers run when the grace period is over, which is at once. That is no bug to be traced."""
     upstream.script(*[lambda request: GoesSilent(Begins("It") if request.json.get("stream") else None)] * 6)
     with ThreadPoolExecutor(len(WAYS)) as callers:
-        with serve_app(create_app(Config(upstream=upstream.url)), loop_thread) as url:
+        with serve_app(create_app(Config(upstream=upstream.url)), loop_thread, grace_s=0) as url:
             answers = {
                 way: callers.submit(httpx.post, url + path, json=body, timeout=PATIENCE_S)
                 for way, (path, body) in WAYS.items()
@@ -189,6 +219,29 @@ def test_no_answer_looks_finished_when_the_server_stops_under_it(
         assert "[DONE]" not in answer.text
         assert '"finish_reason":"' not in answer.text
     assert all(received.left.wait(LEAVING_S) for received in upstream.received)
+    assert "graceful shutdown exceeded" in caplog.text
+    assert "Traceback" not in caplog.text
+
+
+def test_half_a_passed_answer_is_broken_off_when_the_server_stops_under_it(
+    loop_thread: LoopThread, upstream: ScriptedUpstream, caplog: pytest.LogCaptureFixture
+) -> None:
+    """It has begun and is no stream of events, so there is no way left to tell of anything."""
+    upstream.script(GoesSilent(Begins("It rains")))
+    with ThreadPoolExecutor(1) as caller:
+        with serve_app(create_app(Config(upstream=upstream.url)), loop_thread, grace_s=0) as url:
+            begun = threading.Event()
+            broken = caller.submit(read_to_the_end, url, begun)
+            assert begun.wait(PATIENCE_S)
+        with pytest.raises(httpx.RemoteProtocolError):
+            broken.result(PATIENCE_S)
+    assert "Traceback" not in caplog.text
+
+
+def read_to_the_end(url: str, begun: threading.Event) -> None:
+    with httpx.stream("POST", url + CHAT, json=PLAIN, timeout=PATIENCE_S) as answer:
+        for _ in answer.iter_raw():
+            begun.set()
 
 
 # -- a bug -------------------------------------------------------------------------------------------------

@@ -112,14 +112,13 @@ def test_any_text_at_all_becomes_an_object(said: list[str]) -> None:
     assert isinstance(json.loads(out), dict)
 
 
-@given(
-    st.dictionaries(st.text(max_size=5), st.text(max_size=8) | st.integers() | st.none() | st.booleans(), max_size=4)
-)
+#: What repr writes as it is; the rest it escapes in ways of its own (\x, \U), which JSON5 has not.
+printable = st.text(st.characters(exclude_categories=["C", "Z"], include_characters=" ", exclude_characters="\\"))
+
+
+@given(st.dictionaries(printable, printable | st.integers() | st.none() | st.booleans(), max_size=4))
 def test_pythons_way_to_write_a_dict_is_understood(value: dict[str, Any]) -> None:
-    text = repr(value)
-    # repr escapes some characters in ways of its own (\\x, \\U), which JSON5 has not.
-    assume("\\" not in text)
-    assert json.loads(read(text)[0]) == value
+    assert json.loads(read(repr(value))[0]) == value
 
 
 @pytest.mark.parametrize(
@@ -148,6 +147,7 @@ def test_pythons_way_to_write_a_dict_is_understood(value: dict[str, Any]) -> Non
         ("{a: New York, b: 10:30, c: a/b}", {"a": "New York", "b": "10:30", "c": "a/b"}),
         ("{a: 1/, b: 2}", {"a": "1/", "b": 2}),
         ("{a: 007, b: 1_000, c: -}", {"a": "007", "b": "1_000", "c": "-"}),
+        ("{a: 0x" + "f" * 5000 + "}", {"a": "0x" + "f" * 5000}),
         ("{a: NaN, b: -Infinity, c: undefined, d: NULL}", {"a": None, "b": None, "c": None, "d": None}),
         ("{,,a: 1,,b: 2,}", {"a": 1, "b": 2}),
         ("{a: [1,,2,]}", {"a": [1, 2]}),
@@ -165,6 +165,9 @@ def test_pythons_way_to_write_a_dict_is_understood(value: dict[str, Any]) -> Non
         ('{"a": 1 \u00a0}', {"a": 1}),
         ("{a: 1}}", {"a": 1}),
         ('{"a" : "b" // c\n}', {"a": "b"}),
+        ('{"path": /etc/hosts, /b: 2}', {"path": "/etc/hosts", "/b": 2}),
+        ('{"a": "\\x41\\v\\0"}', {"a": "A\v\0"}),
+        ('{"a": "x\\\r\ny\\\rz\\\nw"}', {"a": "xyzw"}),
     ],
 )
 def test_what_models_write_instead_of_json_is_mended(text: str, meant: Any) -> None:

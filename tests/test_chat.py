@@ -10,8 +10,10 @@ import openai
 import pytest
 from openai.types.chat import ChatCompletionChunk
 
+from conftest import Florette
 from scripted import ScriptedUpstream
-from steps import Says
+from steps import DONE, Answers, Chunks, Says
+from vllm_shapes import chunk
 
 CITY = {"type": "object", "properties": {"city": {"type": "string"}}, "required": ["city"]}
 FUNCTION: Any = {"name": "get_weather", "parameters": CITY}
@@ -141,3 +143,88 @@ def test_an_empty_stop_string_is_refused(client: openai.OpenAI, upstream: Script
     with pytest.raises(openai.BadRequestError, match="stop"):
         whole(client, stop=stop, **MODERN)
     assert upstream.received == []
+
+
+def test_choices_first_appear_in_ascending_order(client: openai.OpenAI, upstream: ScriptedUpstream) -> None:
+    """Whatever the upstream begins with: openai's SDK puts choices into a list by their order of appearance."""
+    late = [chunk({"content": "b"}, index=1), chunk({"content": "a"}), chunk({}, "stop", index=1), chunk({}, "stop")]
+    upstream.script(Chunks([*late, DONE]))
+    chunks = streamed(client, n=2, **MODERN)
+    first = [choice.index for c in chunks for choice in c.choices if choice.delta.role]
+    assert first == [0, 1]
+    assert finishes(chunks) == {0: "stop", 1: "stop"}
+
+
+THOUGHTS = f"<think>Maybe ✿FUNCTION✿: other\n✿ARGS✿: {{}}\nno.</think>\n{ROME}"
+NAMED: Any = {"type": "function", "function": {"name": "get_weather"}}
+
+
+@pytest.mark.parametrize("choice", ["auto", "required", NAMED])
+def test_nothing_in_the_thinking_is_a_call_whatever_the_choice(
+    client: openai.OpenAI, upstream: ScriptedUpstream, choice: Any
+) -> None:
+    """A call that was begun for the model is begun behind its thinking."""
+    upstream.script(Says(THOUGHTS), Says(THOUGHTS, cut="char"))
+    other: Any = {"type": "function", "function": {"name": "other"}}
+    message = whole(client, tools=[TOOL, other], tool_choice=choice).message
+    assert [call.function.name for call in message.tool_calls] == ["get_weather"]
+    assert message.content is None
+    assert message.reasoning_content == "Maybe ✿FUNCTION✿: other\n✿ARGS✿: {}\nno."
+    assert finishes(streamed(client, tools=[TOOL, other], tool_choice=choice)) == {0: "tool_calls"}
+
+
+def test_a_named_choice_asks_for_one_call_and_the_rest_is_dropped(
+    client: openai.OpenAI, upstream: ScriptedUpstream
+) -> None:
+    other: Any = {"type": "function", "function": {"name": "other"}}
+    upstream.script(Says('\n✿ARGS✿: {"city": "Rome"}\n✿FUNCTION✿: other\n✿ARGS✿: {}'))
+    choice = whole(client, tools=[TOOL, other], tool_choice=NAMED)
+    assert [call.function.name for call in choice.message.tool_calls] == ["get_weather"]
+    assert choice.finish_reason == "tool_calls"
+
+
+def test_thinking_that_the_template_began_is_thinking(florette: Florette, upstream: ScriptedUpstream) -> None:
+    """`thinking_begun`: the prompt ends in <think>, so only </think> is seen."""
+    upstream.script(Says(f"I could {ROME}no wait.</think>{ROME}"), Says("Hm.</think>Hello"))
+    with openai.OpenAI(base_url=florette(thinking_begun=True) + "/v1", api_key="x", max_retries=0) as sdk:
+        called = whole(sdk, **MODERN).message
+        assert len(called.tool_calls) == 1
+        assert called.reasoning_content == f"I could {ROME}no wait."
+        plain = whole(sdk, tool_choice="none", **MODERN).message
+        assert (plain.reasoning_content, plain.content) == ("Hm.", "Hello")
+
+
+def test_a_marker_in_the_thinking_that_ends_the_answer_is_no_finished_answer(
+    client: openai.OpenAI, upstream: ScriptedUpstream
+) -> None:
+    """The upstream's stop strings count in thinking, too."""
+    upstream.script(Says("<think>I would write ✿RESULT✿ and"))
+    choice = whole(client, **MODERN)
+    assert (choice.finish_reason, choice.message.reasoning_content) == ("length", "I would write ")
+
+
+def test_an_assistants_words_are_not_continued_as_the_users(client: openai.OpenAI, upstream: ScriptedUpstream) -> None:
+    """The prompt has the turn in the user's message: vLLM would go on in the user's name."""
+    upstream.script(Says("x"))
+    extra = {"continue_final_message": True, "add_generation_prompt": False}
+    whole(client, extra_body=extra, **MODERN)
+    sent = upstream.received[0].json
+    assert "continue_final_message" not in sent
+    assert "add_generation_prompt" not in sent
+
+
+@pytest.mark.parametrize("stop", [["x" * 257], ["x"] * 33])
+def test_stop_strings_have_bounds(client: openai.OpenAI, upstream: ScriptedUpstream, stop: list[str]) -> None:
+    with pytest.raises(openai.BadRequestError, match="stop"):
+        whole(client, stop=stop, **MODERN)
+
+
+@pytest.mark.parametrize(("code", "kind"), [(400, openai.BadRequestError), (404, openai.NotFoundError)])
+def test_a_refusal_that_comes_behind_a_good_status_keeps_its_meaning(
+    client: openai.OpenAI, upstream: ScriptedUpstream, code: int, kind: type[openai.APIStatusError]
+) -> None:
+    refused = {"error": {"message": "This model's maximum context length is 64 tokens.", "code": code}}
+    upstream.script(Answers(refused), Chunks([refused, DONE]))
+    for ask in (whole, streamed):
+        with pytest.raises(kind, match="maximum context length"):
+            ask(client, **MODERN)

@@ -24,6 +24,7 @@ import pytest
 import yaml
 from pydantic import SecretStr
 
+from proxy.app import create_app
 from proxy.cli import main
 from proxy.config import Config, ConfigError
 from scripted import ScriptedUpstream
@@ -184,7 +185,9 @@ def test_what_is_not_waited_for_ends_in_an_error(upstream: ScriptedUpstream, imp
         told = answer.read().decode()
         assert json.loads(told.rsplit("data: ", 1)[1])["error"]["code"] == "shutting_down"
         assert '"finish_reason":"' not in told
-        assert command.end()[:2] == (0, "")
+        code, printed, logged = command.end()
+        assert (code, printed) == (0, "")
+        assert again or "Traceback" not in logged
     assert upstream.received[0].left.wait(1)
 
 
@@ -218,6 +221,9 @@ BAD_FLAGS = [
     ({"upstream": "ftp://localhost/v1"}, "'upstream'"),
     ({"upstream": "http:///v1"}, "'upstream'"),
     ({"upstream": "http://[::1/v1"}, "'upstream'"),
+    ({"upstream": "http://localhost:0/v1"}, "'upstream'"),
+    ({"upstream": "http://localhost:99999/v1"}, "'upstream'"),
+    ({"upstream": "http://localhost:http/v1"}, "'upstream'"),
     ({"upstream": "http://user:sk-secret@localhost/v1"}, "'upstream_key'"),
     ({"upstream": "http://localhost/v1?key=sk-secret"}, "'upstream_key'"),
     ({"upstream_key": "sk-secret", "port": 65536}, "'port'"),
@@ -246,6 +252,13 @@ BAD_FILES = [
     ("port: 8080\nvision: [", "not valid YAML"),
     ("port: 80: 80", "not valid YAML"),
     ("port: !!python/name:os.system", "not valid YAML"),
+    ('port: 8080\nupstream_key: "sk-secret\n', "line 3"),
+    ("upstream_key: sk-secret: 5", "line 1"),
+    ("upstream_key: sk-secret\x00", "not valid YAML"),
+    ("port: 2001-99-99", "not valid YAML"),
+    ("port: !!int x", "not valid YAML"),
+    ("port: !!timestamp x", "not valid YAML"),
+    ("[" * 1000, "not valid YAML"),
     ("- port", "keys and values"),
     ("just text", "keys and values"),
 ]
@@ -379,6 +392,12 @@ def test_the_example_lists_every_key_with_its_default() -> None:
 
 def test_every_key_is_described() -> None:
     assert all(field.description for field in Config.model_fields.values())
+
+
+def test_an_app_cannot_be_made_without_an_upstream() -> None:
+    """The demo is the command's to start."""
+    with pytest.raises(ValueError, match="upstream"):
+        create_app(Config())
 
 
 # -- it is light -------------------------------------------------------------------------------------------

@@ -193,6 +193,12 @@ def test_a_description_may_hold_anything(demo: Demo) -> None:
     assert calls(text) == [("w", {"city": "Oslo"})]
 
 
+def test_a_tool_whose_parameters_cannot_be_read_is_none(demo: Demo) -> None:
+    prompt = system(WEATHER)
+    prompt["content"] = prompt["content"].replace("Parameters: {", "Parameters: {{")
+    assert "✿" not in demo.say(prompt, "weather in Oslo", stop=STOPS)
+
+
 def all_required(**properties: Json) -> Json:
     return {"type": "object", "properties": properties, "required": [*properties]}
 
@@ -293,7 +299,7 @@ json_values = st.recursive(
 
 @given(parameters=json_values, asked=st.text(max_size=30), lang=st.sampled_from(["en", "zh"]))
 @example(parameters={"properties": {"a": {"const": "\ud800"}}, "required": ["a"]}, asked="", lang="en")
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=100, deadline=None)
 def test_no_parameters_and_no_words_break_it(demo: Demo, parameters: object, asked: str, lang: str) -> None:
     prompt = system(("f", "weather", parameters), lang=lang, ascii_only=True)
     [(name, value)] = calls(demo.say(prompt, f"{asked} weather", stop=STOPS))

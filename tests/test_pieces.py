@@ -4,6 +4,8 @@ import json
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from proxy.errors import UpstreamBroken
 from proxy.pieces import Piece, PieceReader, read_whole
@@ -23,7 +25,7 @@ def read(*payloads: bytes) -> list[Piece]:
     """The pieces behind the answer's head."""
     reader = PieceReader()
     [head] = reader.feed([payload(choices=[])])
-    assert dict(head.head) == {"id": "chatcmpl-1", "created": 1, "model": "m"}
+    assert dict(head.head or {}) == {"id": "chatcmpl-1", "created": 1, "model": "m"}
     return reader.feed(payloads)
 
 
@@ -41,7 +43,7 @@ def test_choices_are_kept_apart() -> None:
 def test_a_chunk_with_fields_of_its_own_stays_apart() -> None:
     probabilities = {"content": [{"token": "b"}]}
     pieces = read(payload(said("a")), payload(said("b", logprobs=probabilities)), payload(said("c")))
-    assert [(piece.content, dict(piece.fields)) for piece in pieces] == [
+    assert [(piece.content, dict(piece.fields or {})) for piece in pieces] == [
         ("a", {}),
         ("b", {"logprobs": probabilities}),
         ("c", {}),
@@ -87,14 +89,14 @@ def test_the_last_usage_counts() -> None:
     assert reader.usage == {"total_tokens": 1}
     [piece] = reader.feed([payload(usage={"total_tokens": 3}, system_fingerprint="fp")])
     assert reader.usage == {"total_tokens": 3}
-    assert (piece.choice, dict(piece.head)) == (None, {"system_fingerprint": "fp"})
+    assert (piece.choice, dict(piece.head or {})) == (None, {"system_fingerprint": "fp"})
 
 
 def test_further_fields_of_the_answer_come_once() -> None:
     reader = PieceReader()
     [first, _] = reader.feed([payload(said("a"), prompt_text="p", system_fingerprint="fp")])
-    assert first.head["prompt_text"] == "p"
-    assert [dict(piece.head) for piece in reader.feed([payload(said("b"), system_fingerprint="fp")])] == [{}]
+    assert (first.head or {})["prompt_text"] == "p"
+    assert [dict(piece.head or {}) for piece in reader.feed([payload(said("b"), system_fingerprint="fp")])] == [{}]
 
 
 def test_usage_on_every_chunk_is_kept() -> None:
@@ -102,7 +104,7 @@ def test_usage_on_every_chunk_is_kept() -> None:
     reader = PieceReader(each_usage=True)
     reader.feed([payload(said("-"))])
     [head, piece] = reader.feed([payload(said("a"), usage={"total_tokens": 1})])
-    assert (dict(head.head), piece.content) == ({"usage": {"total_tokens": 1}}, "a")
+    assert (dict(head.head or {}), piece.content) == ({"usage": {"total_tokens": 1}}, "a")
 
 
 def test_done_ends_the_stream() -> None:
@@ -136,7 +138,7 @@ def test_a_whole_answer_is_one_piece_for_each_choice() -> None:
     ]
     body = json.dumps({**HEAD, "choices": choices, "usage": {"total_tokens": 1}, "kv": None}).encode()
     (head, first, second), usage = read_whole(body)
-    assert head.head["id"] == "chatcmpl-1"
+    assert (head.head or {})["id"] == "chatcmpl-1"
     assert first == Piece(1, "a", "hm", "length", {"stop_reason": 3})
     assert second == Piece(0, finish="stop")
     assert usage == {"total_tokens": 1}
@@ -144,6 +146,33 @@ def test_a_whole_answer_is_one_piece_for_each_choice() -> None:
 
 def test_a_whole_answer_needs_no_usage() -> None:
     assert read_whole(json.dumps({**HEAD, "choices": []}).encode())[1] is None
+
+
+json_values = st.recursive(
+    st.none() | st.booleans() | st.integers(-2, 2) | st.floats(allow_nan=False) | st.text(max_size=3),
+    lambda inner: st.lists(inner, max_size=2) | st.dictionaries(st.text(max_size=3), inner, max_size=2),
+    max_leaves=4,
+)
+
+
+def now_and_then_odd(**usual: st.SearchStrategy[Any]) -> st.SearchStrategy[Any]:
+    """An object with some of these fields; any of them, or the whole, may be anything at all."""
+    fields: dict[str, st.SearchStrategy[Any]] = {name: good | good | json_values for name, good in usual.items()}
+    return st.fixed_dictionaries({}, optional=fields) | json_values
+
+
+texts = st.text(max_size=3) | st.none()
+deltas = now_and_then_odd(content=texts, reasoning=texts, reasoning_content=texts)
+choices = now_and_then_odd(index=st.integers(0, 2), delta=deltas, finish_reason=st.just("stop") | st.none())
+chunks = now_and_then_odd(id=texts, choices=st.lists(choices, max_size=2), usage=st.none(), error=st.none())
+
+
+@given(st.lists(chunks, max_size=4), st.booleans())
+def test_whatever_json_comes_as_a_stream_it_is_read_or_has_failed(sent: list[Any], each_usage: bool) -> None:
+    reader = PieceReader(each_usage=each_usage)
+    pieces = reader.feed([json.dumps(chunk).encode() for chunk in sent])
+    assert all(isinstance(piece.content, str) and isinstance(piece.reasoning, str) for piece in pieces)
+    assert all(piece.choice is None or isinstance(piece.choice, int) for piece in pieces)
 
 
 def test_an_answer_without_choices_is_none() -> None:

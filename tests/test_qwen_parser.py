@@ -165,6 +165,7 @@ def both_ways(text: str, **setting: Any) -> Answer:
         (f"{F}: get {F}: now", [("get", "{}"), ("now", "{}")]),
         (f"{F}: get\nI call it now.\n{A}: {{}}", [("get", "{}")]),
         (f"{F}: get\nI {{am}} here {A}: {{}}", [("get", "{}")]),
+        (f"{F}: get\nor now? </think> No.\n{A}: {{}}", [("get", "{}")]),
         (f"{F}: get\nwith nothing", [("get", "{}")]),
         # several inputs
         (f'{F}: get\n{A}: {{"a": 1}}\n{A}: {{"a": 2}}', [("get", '{"a": 1}'), ("get", '{"a": 2}')]),
@@ -391,6 +392,19 @@ def test_a_stop_string_inside_a_string_of_the_arguments_truncates_the_call() -> 
     """The upstream stops at ✿RESULT✿ wherever it stands."""
     answer = read(f'{F}: f\n{A}: {{"a": "use ', stopped=True)
     assert (answer.calls, answer.truncated) == ([("f", '{"a": "use ')], True)
+
+
+@pytest.mark.parametrize(
+    ("code", "arguments", "truncated"),
+    [
+        ("print('", '{"code": "print(\'', True),
+        ("print(1)\n```\n", '{"code": "print(1)"}', False),
+        ("print(1)\n", '{"code": "print(1)"}', False),
+    ],
+)
+def test_a_stop_string_inside_a_line_of_code_truncates_the_call(code: str, arguments: str, truncated: bool) -> None:
+    answer = read(list(f"{F}: {CODE}\n{A}: ```py\n{code}"), stopped=True)
+    assert (answer.calls, answer.truncated) == ([(CODE, arguments)], truncated)
 
 
 def test_a_stop_string_outside_strings_completes_the_call() -> None:

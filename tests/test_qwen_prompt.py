@@ -442,6 +442,23 @@ def test_an_orphan_result_of_a_folded_history_is_user_text(
     assert prompt[-1]["content"].endswith("\n\nThe tool has returned the following result: \n21")
 
 
+def test_a_folded_history_keeps_its_system_messages(upstream: ScriptedUpstream, florette: Callable[..., str]) -> None:
+    messages = [{"role": "system", "content": "One."}, USER, {"role": "developer", "content": "Two."}]
+    prompt = prompt_of(messages, upstream, florette(), tool_choice="none")
+    assert prompt == [messages[0], USER, {"role": "system", "content": "Two."}]
+
+
+def test_a_folded_history_may_begin_with_a_call(upstream: ScriptedUpstream, florette: Callable[..., str]) -> None:
+    """Callers trim histories; Qwen-Agent tells of a call and its result as the user, and so does Florette."""
+    messages = [{"role": "assistant", "content": None, "tool_calls": [call("a")]}, result("a", "21")]
+    [_, told] = prompt_of(messages, upstream, florette(), tool_choice="none")
+    assert told == {
+        "role": "user",
+        "content": '\n\nThe tool "get_weather" was called with these arguments: \n{}'
+        "\n\nThe tool has returned the following result: \n21",
+    }
+
+
 def test_calls_of_a_folded_history_bear_the_names_that_the_model_knows(
     upstream: ScriptedUpstream, florette: Callable[..., str]
 ) -> None:
@@ -449,3 +466,26 @@ def test_calls_of_a_folded_history_bear_the_names_that_the_model_knows(
     assistant = {"role": "assistant", "content": None, "tool_calls": [call("a")]}
     said = turn_of([assistant, result("a", "1")], upstream, florette, tool=tool)
     assert said.startswith("✿FUNCTION✿: weather\n")
+
+
+@pytest.mark.parametrize("kind", ["input_text", "output_text", "unheard-of"])
+def test_whatever_part_has_a_text_is_text(kind: str, upstream: ScriptedUpstream, florette: Callable[..., str]) -> None:
+    user: Body = {"role": "user", "content": [{"type": kind, "text": "where is Paris?"}]}
+    assert prompt_of([user], upstream, florette())[-1]["content"] == "where is Paris?"
+
+
+@pytest.mark.parametrize(("arguments", "rendered"), [(None, ""), ({"city": "北京"}, '{"city": "北京"}')])
+def test_arguments_that_a_client_kept_parsed_are_rendered(
+    arguments: Any, rendered: str, upstream: ScriptedUpstream, florette: Callable[..., str]
+) -> None:
+    made = {"id": None, "function": {"name": "get_weather", "arguments": arguments}}
+    said = turn_of([{"role": "assistant", "tool_calls": [made]}], upstream, florette)
+    assert said == f"✿FUNCTION✿: get_weather\n✿ARGS✿: {rendered}"
+
+
+def test_a_history_of_thousands_of_calls_is_rendered(upstream: ScriptedUpstream, florette: Callable[..., str]) -> None:
+    """In linear time: at 20,000 calls anything else would exceed the client's patience by far."""
+    function = {"name": "get_weather", "arguments": "{}"}
+    calls = [{"role": "assistant", "content": None, "function_call": function}] * 20_000
+    results = [{"role": "function", "name": "get_weather", "content": "1"}] * 20_000
+    assert turn_of([*calls, *results], upstream, florette).count("✿RESULT✿") == 20_000

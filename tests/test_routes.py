@@ -1,7 +1,9 @@
 """The HTTP surface, asked with plain HTTP and with openai's client: what passes and what is refused."""
 
+import bisect
 import gzip
 import json
+import re
 import socket
 from collections.abc import Iterator
 from typing import Any
@@ -9,15 +11,17 @@ from urllib.parse import urlsplit
 
 import httpx
 import openai
+import pydantic
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from conftest import Florette
 from cutting import cut_writes
+from proxy import wire
 from scripted import ScriptedUpstream
 from serving import PATIENCE_S
-from steps import DONE, Answers, Chunks, Echo, Fails, Holds, Says, Step
+from steps import DONE, Answers, Chunks, Echo, Fails, GoesSilent, Holds, Says, Step
 
 HI = [{"role": "user", "content": "hi"}]
 PLAIN: dict[str, Any] = {"model": "m", "messages": HI}
@@ -213,6 +217,36 @@ def test_the_callers_headers_go_no_further_than_they_should(
     assert received["accept-encoding"] == "identity"
 
 
+@pytest.mark.parametrize("name", ["authorization", "x-request-id", "traceparent"])
+@pytest.mark.parametrize(("path", "body"), [(CHAT, PLAIN | {"tools": TOOLS}), (CHAT, PLAIN), ("/tokenize", PLAIN)])
+def test_a_header_that_cannot_be_passed_on_is_named(
+    http: httpx.Client, upstream: ScriptedUpstream, path: str, body: dict[str, Any], name: str
+) -> None:
+    """A key is often pasted with the quotation marks of a text."""
+    answer = http.post(path, content=json.dumps(body), headers=[(name.encode(), "Bearer “sk-1”".encode())])
+    assert answer.status_code == 400
+    assert f"'{name}'" in error_of(answer)["message"]
+    assert "sk-1" not in answer.text
+    assert upstream.received == []
+
+
+@pytest.mark.parametrize("content_type", ["application/x-www-form-urlencoded", "application/json; charset=utf-16"])
+@pytest.mark.parametrize("tool_fields", [{"tools": TOOLS}, {"tools": []}], ids=["turn", "passed"])
+def test_a_body_of_our_own_writing_is_json_whatever_the_callers_was_called(
+    http: httpx.Client, upstream: ScriptedUpstream, tool_fields: dict[str, Any], content_type: str
+) -> None:
+    """curl calls a body a form unless it is told otherwise, and a vLLM takes nothing but JSON."""
+    upstream.script(Says("hello"))
+    http.post(CHAT, content=json.dumps(PLAIN | tool_fields), headers={"content-type": content_type})
+    assert upstream.received[0].headers["content-type"] == "application/json"
+
+
+def test_a_body_that_passes_as_it_is_keeps_its_content_type(http: httpx.Client, upstream: ScriptedUpstream) -> None:
+    upstream.script(Says("hello"))
+    http.post(CHAT, content=json.dumps(PLAIN), headers={"content-type": "application/json; charset=utf-8"})
+    assert upstream.received[0].headers["content-type"] == "application/json; charset=utf-8"
+
+
 def test_no_key_of_the_caller_is_no_key(http: httpx.Client, upstream: ScriptedUpstream) -> None:
     upstream.script(Says("hello"))
     http.post(CHAT, json=PLAIN)
@@ -289,6 +323,17 @@ def test_we_are_not_ready_while_the_upstream_fails(florette: Florette, upstream:
     assert error_of(answer)["message"] == "loading the model"
 
 
+def test_a_silent_upstream_is_not_waited_for_to_say_that_we_are_not_ready(
+    florette: Florette, upstream: ScriptedUpstream
+) -> None:
+    """Whoever probes has little time: it is the time to connect that counts, not that of an answer."""
+    upstream.script(GoesSilent())
+    answer = httpx.get(florette(retries=0, connect_timeout_s=0.5) + "/readyz", timeout=PATIENCE_S)
+    assert answer.status_code == 504
+    assert error_of(answer)["code"] == "upstream_timeout"
+    assert "0.5 s" in error_of(answer)["message"]
+
+
 # -- what there is not -------------------------------------------------------------------------------------
 
 
@@ -347,15 +392,15 @@ NO_OBJECT = {
     b'{"model":': "not valid JSON",
     b"{'model': 'm'}": "not valid JSON",
     b'{"model": "m"} {}': "not valid JSON",
-    b'{"temperature": NaN}': "not valid JSON",
-    b'{"temperature": -Infinity}': "not valid JSON",
-    b'{"model": "\xff\xfe"}': "not valid JSON",
+    b'{"temperature": NaN}': "not valid JSON: it has no NaN",
+    b'{"temperature": -Infinity}': "not valid JSON: it has no -Infinity",
+    b'{"model": "\xff\xfe"}': "not valid JSON: it is not UTF-8",
     b'{"model": "\xed\xa0\x80"': "not valid JSON",
     b"\x00\x01\x02": "not valid JSON",
     b'{"seed": ' + b"9" * 5000 + b"}": "not valid JSON",
-    b"[" * 100_000: "not valid JSON",
-    b"[" * 100_000 + b"]" * 100_000: "not valid JSON",
-    b'{"a":' * 100_000 + b"1" + b"}" * 100_000: "not valid JSON",
+    b"[" * 100_000: "not valid JSON: it is nested too deeply",
+    b"[" * 100_000 + b"]" * 100_000: "not valid JSON: it is nested too deeply",
+    b'{"a":' * 100_000 + b"1" + b"}" * 100_000: "not valid JSON: it is nested too deeply",
     b"[]": "JSON object",
     b'"text"': "JSON object",
     b"5": "JSON object",
@@ -372,6 +417,12 @@ def test_a_body_that_is_no_json_object_is_a_400(http: httpx.Client, path: str, b
     error = error_of(answer)
     assert NO_OBJECT[body] in error["message"]
     assert error["type"] == "invalid_request_error"
+
+
+#: What no caller can know of: the names of the classes that read his request.
+OUR_CLASSES = {
+    name for name, value in vars(wire).items() if isinstance(value, type) and issubclass(value, pydantic.BaseModel)
+}
 
 
 def message(**fields: Any) -> dict[str, Any]:
@@ -411,7 +462,7 @@ WRONG = [
         "messages[0].tool_calls[0].id",
     ),
     (
-        message(role="assistant", tool_calls=[{"id": "a", "function": {"name": "f", "arguments": {}}}]),
+        message(role="assistant", tool_calls=[{"id": "a", "function": {"name": "f", "arguments": 5}}]),
         "messages[0].tool_calls[0].function.arguments",
     ),
     (message(role="assistant", function_call="f"), "messages[0].function_call"),
@@ -460,10 +511,31 @@ def test_a_wrong_field_is_named(http: httpx.Client, wrong: dict[str, Any], param
     error = error_of(answer)
     assert (error["type"], error["param"]) == ("invalid_request_error", param)
     assert f"'{param}'" in error["message"]
+    assert not OUR_CLASSES & set(re.findall(r"\w+", error["message"]))
 
 
 def test_messages_are_demanded(http: httpx.Client) -> None:
     assert error_of(http.post(CHAT, json={"model": "m"}))["param"] == "messages"
+
+
+def test_a_field_whose_name_is_no_text_is_told_as_well_as_can_be(http: httpx.Client) -> None:
+    """Half a surrogate pair is valid JSON, but nothing that can be said."""
+    error = error_of(http.post(CHAT, content=b'{"\\ud800":1,"messages":[{"role":"user","content":"hi"}]}'))
+    assert error["param"] is None
+    assert error["message"].startswith("Invalid request body: ")
+
+
+@pytest.mark.parametrize("number", [b"1e999", b"-1e999"])
+@pytest.mark.parametrize("tool_fields", [{"tools": TOOLS}, {"tools": []}], ids=["turn", "passed"])
+def test_a_number_that_is_too_large_to_be_written_again_is_a_400(
+    http: httpx.Client, upstream: ScriptedUpstream, tool_fields: dict[str, Any], number: bytes
+) -> None:
+    """Python reads it as infinite, which JSON has no way to write."""
+    body = json.dumps(PLAIN | tool_fields).encode().removesuffix(b"}") + b',"temperature":' + number + b"}"
+    answer = http.post(CHAT, content=body)
+    assert answer.status_code == 400
+    assert "too large" in error_of(answer)["message"]
+    assert upstream.received == []
 
 
 #: Requests whose fields do not fit together, the field that is named, and words that must be said.
@@ -484,6 +556,9 @@ UNFIT = [
     ({"tool_choice": "required"}, "tool_choice", ["no tools"]),
     ({"tools": [], "tool_choice": "required"}, "tool_choice", ["no tools"]),
     ({"tool_choice": named("get_weather")}, "tool_choice", ["no tools"]),
+    ({"function_call": {"name": "f"}}, "function_call", ["names a function", "'functions' is missing"]),
+    ({"functions": [], "function_call": {"name": "f"}}, "function_call", ["'functions' is missing"]),
+    ({"tools": TOOLS, "function_call": {"name": "get_weather"}}, "function_call", ["'functions' is missing"]),
 ]
 
 
@@ -667,7 +742,34 @@ def is_taken_or_refused(answer: httpx.Response) -> bool:
     return answer.status_code == 400 and error["type"] == "invalid_request_error"
 
 
-FUZZ = settings(max_examples=100, deadline=None)
+#: So many levels of nesting no JSON reader follows, and so far around the last that one does others may differ.
+MANY_LEVELS, AROUND = 100_000, 25
+
+#: Places where something deep is read, rendered or written again.
+DEEP = {
+    "passed as it is": b'"x":%s',
+    "passed without tool fields": b'"tools":[],"x":%s',
+    "written again": b'"tools":[{"type":"function","function":{"name":"f"}}],"x":%s',
+    "rendered": b'"tools":[{"type":"function","function":{"name":"f","parameters":{"x":%s}}}]',
+}
+
+
+@pytest.mark.parametrize("place", DEEP)
+def test_no_depth_of_nesting_breaks_us(behind_nothing: httpx.Client, place: str) -> None:
+    """What reads JSON, and what writes it, give up at depths that differ a little: all around them it is one error."""
+
+    def post(levels: int) -> httpx.Response:
+        deep = DEEP[place] % (b"[" * levels + b"]" * levels)
+        return behind_nothing.post(CHAT, content=json.dumps(PLAIN).encode().removesuffix(b"}") + b"," + deep + b"}")
+
+    refused = bisect.bisect(range(MANY_LEVELS), False, key=lambda levels: post(levels).status_code == 400)
+    assert 100 < refused < MANY_LEVELS
+    answers = [post(levels) for levels in range(refused - AROUND, refused + AROUND)]
+    assert all(map(is_taken_or_refused, answers))
+    assert {answer.status_code for answer in answers} == {400, 502}
+
+
+FUZZ = settings(max_examples=50, deadline=None)
 
 
 @given(body=nearly_right)

@@ -5,7 +5,7 @@ Statuses, bodies and broken streams are those of vLLM 0.32.0 and of the servers 
 
 import json
 import logging
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -18,8 +18,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from conftest import Florette
-from cutting import cut_writes
+from cutting import Writes, cut_writes
 from proxy.errors import FloretteError, UpstreamUnreachable
+from proxy.sse import MAX_EVENT_BYTES
 from proxy.upstream import Patience, Upstream
 from scripted import ScriptedUpstream
 from serving import PATIENCE_S
@@ -40,12 +41,17 @@ WAYS = {
     "streamed and passed": PLAIN | {"stream": True},
 }
 
-#: Short, as it is waited for in full.
-SILENCE_S = 0.15
+#: Short, as it is waited for in full, and long enough that a busy machine is not taken for a silent upstream.
+SILENCE_S = 0.3
 
 OURS, THEIRS = "sk-of-the-operator", "sk-of-the-caller"
 
 ROLE = chunk({"role": "assistant", "content": ""})
+
+#: A choice with a field of its own so deep that Florette's JSON writer, which stops at 254 levels, refuses it.
+TOO_DEEP = (
+    b'{"choices":[{"index":0,"%s":{"content":""},"odd":' + b"[" * 300 + b"]" * 300 + b',"finish_reason":"stop"}]}'
+)
 
 
 @dataclass(frozen=True)
@@ -77,6 +83,12 @@ def impatient(florette: Florette) -> Iterator[Caller]:
     """A Florette that waits for a moment only."""
     with calling(florette(retries=0, idle_timeout_s=SILENCE_S, answer_timeout_s=SILENCE_S)) as caller:
         yield caller
+
+
+@pytest.fixture(scope="module")
+def caller_for(once: Caller, impatient: Caller) -> Callable[[Step], Caller]:
+    """Impatient only where there is a silence to wait for."""
+    return lambda step: impatient if isinstance(step, GoesSilent) else once
 
 
 @pytest.fixture(scope="module")
@@ -158,6 +170,7 @@ BODIES: list[tuple[dict[str, Any] | str | bytes, str]] = [
     ({"error": {"message": "No such thing.", "type": "Bad Request", "code": 400}}, "No such thing."),
     ({"error": "Unauthorized"}, "Unauthorized"),
     ({"detail": "Not Found"}, "Not Found"),
+    ({"error": None}, "The upstream answered 400."),
     ({"object": "error", "message": "No such thing.", "type": "x", "code": 400}, "No such thing."),
     ("upstream connect error", "upstream connect error"),
     ("  \n狗狗\n", "狗狗"),
@@ -215,11 +228,34 @@ def test_an_error_without_end_is_not_read_to_its_end(once: Caller, upstream: Scr
     assert upstream.received[0].left.wait(PATIENCE_S)
 
 
+def test_an_error_that_breaks_off_keeps_its_status(once: Caller, upstream: ScriptedUpstream) -> None:
+    upstream.script(Resets(Answers("out of mem", 500, writes="whole")))
+    answer = post(once, TURN)
+    assert (answer.status_code, error_of(answer)["message"]) == (500, "out of mem")
+
+
+def test_a_status_that_there_is_not_is_a_502(once: Caller, upstream: ScriptedUpstream) -> None:
+    upstream.script(Fails(600))
+    answer = post(once, TURN)
+    assert (answer.status_code, error_of(answer)["code"]) == (502, "upstream_broken")
+    assert "600" in error_of(answer)["message"]
+
+
 def test_the_field_at_fault_is_passed_on(once: Caller, upstream: ScriptedUpstream) -> None:
     told = {"message": "too hot", "type": "BadRequestError", "param": "temperature", "code": 400}
     upstream.script(Fails(400, {"error": told}))
     passed_on = {"message": "too hot", "type": "invalid_request_error", "param": "temperature", "code": None}
     assert error_of(post(once, TURN)) == passed_on
+
+
+@pytest.mark.parametrize(("code", "passed_on"), [("content_policy_violation", "content_policy_violation"), (400, None)])
+@pytest.mark.parametrize("way", ["turn", "passed"])
+def test_a_code_that_programs_can_test_is_passed_on(
+    once: Caller, upstream: ScriptedUpstream, way: str, code: str | int, passed_on: str | None
+) -> None:
+    """OpenAI's codes are words; vLLM's is the status once more."""
+    upstream.script(Fails(400, {"error": {"message": "no", "type": "x", "param": None, "code": code}}))
+    assert error_of(post(once, WAYS[way]))["code"] == passed_on
 
 
 @pytest.mark.parametrize("status", [429, 503])
@@ -237,6 +273,8 @@ OVERFLOWS = [
     "messages, 20 in the completion). Please reduce the length of the messages or completion.",
     "Input length (65) exceeds model's maximum context length (64).",
     "The decoder prompt (length 65) is longer than the maximum model length of 64. Make sure that it is not.",
+    "You passed 65 input tokens and requested 0 output tokens. However, the model's context length is only 64 "
+    "tokens, resulting in a maximum input length of 64 tokens. Please reduce the length of the input prompt.",
 ]
 
 
@@ -302,6 +340,20 @@ def test_an_upstream_that_says_nothing_is_a_504(impatient: Caller, upstream: Scr
     assert upstream.received[0].left.wait(1)
 
 
+#: Half of a passed answer that is not streamed can tell nothing.
+SILENCES = [(way, begun) for way in WAYS for begun in (None, Begins("It")) if way != "passed" or begun is None]
+
+
+@pytest.mark.parametrize(("way", "begun"), SILENCES, ids=str)
+def test_the_timeout_that_is_told_is_the_one_that_was_over(
+    florette: Florette, upstream: ScriptedUpstream, way: str, begun: Begins | None
+) -> None:
+    upstream.script(GoesSilent(begun))
+    with calling(florette(retries=0, idle_timeout_s=0.15, answer_timeout_s=0.1)) as caller:
+        said = post(caller, WAYS[way]).text
+    assert ("for 0.15 s." if "streamed" in way else "for 0.1 s.") in said
+
+
 #: What is no answer to a request that does not stream, and the status of what is then said.
 NO_ANSWERS: dict[str, tuple[Step, int]] = {
     "reset": (Resets(Begins("It")), 502),
@@ -315,14 +367,23 @@ NO_ANSWERS: dict[str, tuple[Step, int]] = {
     "no choices": (Answers({"choices": []}), 502),
     "an error as answer": (Answers(error("died")), 502),
     "too few choices": (Answers({"choices": [{"index": 1, "message": {"content": "a"}}]}), 502),
+    "choices that are none": (Answers({"choices": 5}), 502),
+    "a choice that is none": (Answers({"choices": [None]}), 502),
+    "a message that is none": (Answers({"choices": [{"message": "x"}]}), 502),
+    "content that is none": (Answers({"choices": [{"message": {"content": 5}}]}), 502),
+    "usage that is none": (Answers({"choices": [{"message": {"content": "a"}}], "usage": 5}), 502),
+    "too deep": (Answers(TOO_DEEP % b"message", content_type="application/json"), 502),
+    "too long": (Answers(b" " * (MAX_EVENT_BYTES + 1)), 502),
 }
 
 
 @pytest.mark.parametrize("what", NO_ANSWERS)
-def test_what_is_no_answer_is_told_by_a_status(impatient: Caller, upstream: ScriptedUpstream, what: str) -> None:
+def test_what_is_no_answer_is_told_by_a_status(
+    caller_for: Callable[[Step], Caller], upstream: ScriptedUpstream, what: str
+) -> None:
     step, status = NO_ANSWERS[what]
     upstream.script(step)
-    answer = post(impatient, TURN)
+    answer = post(caller_for(step), TURN)
     assert answer.status_code == status
     told = error_of(answer)
     assert (told["type"], told["param"]) == ("server_error", None)
@@ -348,11 +409,15 @@ def test_what_is_no_stream_is_a_502(once: Caller, upstream: ScriptedUpstream, wh
 
 
 @pytest.mark.parametrize("step", [Resets(Begins("It")), Closes(Begins("It")), GoesSilent(Begins("It"))])
-def test_half_of_a_passed_answer_never_looks_whole(impatient: Caller, upstream: ScriptedUpstream, step: Step) -> None:
-    """There is no way left to say what is wrong, but to break off as the upstream did."""
+def test_half_of_a_passed_answer_never_looks_whole(
+    caller_for: Callable[[Step], Caller], upstream: ScriptedUpstream, caplog: pytest.LogCaptureFixture, step: Step
+) -> None:
+    """There is no way left to say what is wrong, but to break off as the upstream did. The log says it in a line."""
     upstream.script(step)
     with pytest.raises(httpx.RemoteProtocolError):
-        post(impatient, PLAIN)
+        post(caller_for(step), PLAIN)
+    assert "upstream_timeout" in caplog.text or "upstream_broken" in caplog.text
+    assert "Traceback" not in caplog.text
 
 
 # -- retries -----------------------------------------------------------------------------------------------
@@ -445,6 +510,11 @@ def test_a_short_retry_after_is_honoured() -> None:
     assert waits_of([429, 200], "Wed, 21 Oct 2026 07:28:00 GMT", retry_backoff_s=0.25) == [0.25]
 
 
+@pytest.mark.parametrize("odd", ["-1", "nan", "inf", "-inf", "1e999", "soon", " "])
+def test_a_retry_after_that_is_no_time_is_not_heeded(odd: str) -> None:
+    assert waits_of([429, 200], odd, retry_backoff_s=0.25) == [0.25]
+
+
 def test_an_unreachable_upstream_is_tried_again() -> None:
     waits: list[float] = []
 
@@ -457,7 +527,7 @@ def test_an_unreachable_upstream_is_tried_again() -> None:
     async def ask() -> None:
         patience = Patience(retries=2, retry_backoff_s=0.5)
         upstream = Upstream("http://x/v1", None, patience, httpx.MockTransport(refuse), sleep)
-        with pytest.raises(UpstreamUnreachable, match="refused"):
+        with pytest.raises(UpstreamUnreachable, match="cannot be reached"):
             await upstream.complete({}, {})
         await upstream.aclose()
 
@@ -504,6 +574,19 @@ def test_a_broken_answers_connection_is_not_used_again(once: Caller, upstream: S
 
 SAID = chunk({"content": "It rai"})
 
+#: JSON objects that are no chunks of a chat completion.
+NO_CHUNKS = {
+    "choices": {**ROLE, "choices": 5},
+    "choices as text": {**ROLE, "choices": "ab"},
+    "choice": {**ROLE, "choices": [None]},
+    "index": {**ROLE, "choices": [{"index": "0", "delta": {"content": "a"}}]},
+    "delta": {**ROLE, "choices": [{"index": 0, "delta": "x"}]},
+    "content": chunk({"content": 5}),
+    "content as parts": chunk({"content": [{"type": "text", "text": "a"}]}),
+    "reasoning": chunk({"reasoning": ["a"]}),
+    "usage": {**ROLE, "choices": [], "usage": 5},
+}
+
 #: How a stream ends that is not complete, and the code of the error that says so.
 BROKEN: dict[str, tuple[Step, str]] = {
     "reset": (Resets(Begins("It rai")), "upstream_broken"),
@@ -520,14 +603,24 @@ BROKEN: dict[str, tuple[Step, str]] = {
     "an error": (Chunks([ROLE, SAID, error("EngineCore died"), DONE]), "upstream_broken"),
     "an error as text": (Chunks([ROLE, SAID, {"error": "EngineCore died"}, DONE]), "upstream_broken"),
     "an error at the end": (Chunks([ROLE, SAID, error("EngineCore died")]), "upstream_broken"),
+    "too deep": (
+        Chunks([ROLE, SAID, b"data: " + TOO_DEEP % b"delta" + b"\n\n", chunk({}, "stop"), DONE]),
+        "upstream_broken",
+    ),
+    **{
+        f"no {what}": (Chunks([ROLE, SAID, junk, chunk({}, "stop"), DONE]), "upstream_broken")
+        for what, junk in NO_CHUNKS.items()
+    },
 }
 
 
 @pytest.mark.parametrize("how", BROKEN)
-def test_a_turn_that_breaks_ends_in_one_error_event(impatient: Caller, upstream: ScriptedUpstream, how: str) -> None:
+def test_a_turn_that_breaks_ends_in_one_error_event(
+    caller_for: Callable[[Step], Caller], upstream: ScriptedUpstream, how: str
+) -> None:
     step, code = BROKEN[how]
     upstream.script(step)
-    answer = post(impatient, TURN | {"stream": True})
+    answer = post(caller_for(step), TURN | {"stream": True})
     assert answer.status_code == 200
     *chunks, last = [json.loads(payload) for payload in payloads(answer)]
     deltas = [choice["delta"] for made in chunks for choice in made["choices"]]
@@ -539,10 +632,12 @@ def test_a_turn_that_breaks_ends_in_one_error_event(impatient: Caller, upstream:
 
 
 @pytest.mark.parametrize("how", BROKEN)
-def test_the_sdk_raises_when_a_turn_breaks(impatient: Caller, upstream: ScriptedUpstream, how: str) -> None:
+def test_the_sdk_raises_when_a_turn_breaks(
+    caller_for: Callable[[Step], Caller], upstream: ScriptedUpstream, how: str
+) -> None:
     step, code = BROKEN[how]
     upstream.script(step, step)
-    chats = impatient.sdk.chat.completions
+    chats = caller_for(step).sdk.chat.completions
     with pytest.raises(openai.APIError) as told:
         list(chats.create(**TURN, stream=True))
     assert told.value.code == code
@@ -586,6 +681,16 @@ def test_what_comes_behind_done_is_not_read(once: Caller, upstream: ScriptedUpst
     assert payloads(post(once, TURN | {"stream": True}))[-1] == "[DONE]"
 
 
+def test_what_comes_behind_its_finish_is_not_told(once: Caller, upstream: ScriptedUpstream) -> None:
+    said = [chunk({"content": "a"}, "stop"), chunk({"content": "b"}), chunk({}, "length")]
+    upstream.script(Chunks([ROLE, *said, DONE]))
+    *chunks, last = payloads(post(once, TURN | {"stream": True}))
+    choices = [json.loads(made)["choices"][0] for made in chunks]
+    assert "".join(choice["delta"].get("content") or "" for choice in choices) == "a"
+    assert [choice["finish_reason"] for choice in choices if choice["finish_reason"]] == ["stop"]
+    assert last == "[DONE]"
+
+
 def test_a_last_event_without_its_blank_line_counts(once: Caller, upstream: ScriptedUpstream) -> None:
     upstream.script(Chunks([ROLE, event(chunk({"content": "a"}, "stop")).rstrip()]))
     assert payloads(post(once, TURN | {"stream": True}))[-1] == "[DONE]"
@@ -605,21 +710,46 @@ PASSED_BROKEN = {
 @pytest.mark.parametrize("path", [CHAT, "/v1/completions"])
 @pytest.mark.parametrize("how", PASSED_BROKEN)
 def test_a_passed_stream_that_breaks_ends_in_one_error_event(
-    impatient: Caller, upstream: ScriptedUpstream, how: str, path: str
+    caller_for: Callable[[Step], Caller], upstream: ScriptedUpstream, how: str, path: str
 ) -> None:
-    upstream.script(BROKEN[how][0])
-    answer = post(impatient, PLAIN | {"stream": True}, path)
+    step, _ = BROKEN[how]
+    upstream.script(step)
+    answer = post(caller_for(step), PLAIN | {"stream": True}, path)
     said, told = answer.text.rsplit("\n\ndata: ", 1)
     assert "It rai" in said
     assert '"error"' not in said
     assert json.loads(told)["error"]["code"] == PASSED_BROKEN[how]
 
 
+@pytest.mark.parametrize("writes", ["event", "byte"])
+@pytest.mark.parametrize("text", ["[DONE]", "\n[DONE]", "data: [DONE]\n\n"])
+def test_the_end_of_a_passed_stream_is_an_event_and_no_text(
+    once: Caller, upstream: ScriptedUpstream, text: str, writes: Writes
+) -> None:
+    said = [event(ROLE), event({"choices": [{"delta": {"content": text}}]})]
+    ended = [*said, b"data:[DONE]\r\n\r\n"]
+    upstream.script(Chunks(said, writes=writes), Chunks(ended, writes=writes))
+    broken, whole = (post(once, PLAIN | {"stream": True}) for _ in range(2))
+    assert json.loads(payloads(broken)[-1])["error"]["code"] == "upstream_broken"
+    assert whole.content == b"".join(ended)
+
+
+def test_a_stream_that_tells_its_length_can_tell_of_an_error_too(once: Caller, upstream: ScriptedUpstream) -> None:
+    said = event(SAID)
+    upstream.script(Answers(said, content_type="text/event-stream"))
+    answer = post(once, PLAIN | {"stream": True})
+    assert answer.content.startswith(said)
+    assert json.loads(payloads(answer)[-1])["error"]["code"] == "upstream_broken"
+
+
 @pytest.mark.parametrize("how", ["reset", "closed", "ended too soon", "silence"])
-def test_the_sdk_raises_when_a_passed_stream_breaks(impatient: Caller, upstream: ScriptedUpstream, how: str) -> None:
-    upstream.script(BROKEN[how][0])
+def test_the_sdk_raises_when_a_passed_stream_breaks(
+    caller_for: Callable[[Step], Caller], upstream: ScriptedUpstream, how: str
+) -> None:
+    step, _ = BROKEN[how]
+    upstream.script(step)
     with pytest.raises(openai.APIError) as told:
-        list(impatient.sdk.chat.completions.create(**PLAIN, stream=True))
+        list(caller_for(step).sdk.chat.completions.create(**PLAIN, stream=True))
     assert told.value.code == PASSED_BROKEN[how]
 
 

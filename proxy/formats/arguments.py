@@ -22,7 +22,8 @@ from functools import cache
 MAX_DEPTH = 128
 
 _NUMBER = re.compile(r"-?(?:0|[1-9]\d*)(?:\.\d+)?(?:[eE][+-]?\d+)?")
-_HEX = re.compile(r"[+-]?0[xX][0-9a-fA-F]+")
+#: Python writes integers of up to 4,300 decimal digits; a longer one is left a string.
+_HEX = re.compile(r"[+-]?0[xX][0-9a-fA-F]{1,1000}")
 #: JSON5's numbers: a plus sign, nothing before the point or nothing behind it.
 _LOOSE_NUMBER = re.compile(r"\+?(-?)(?=\.?\d)(0|[1-9]\d*)?(?:\.(\d*))?([eE][+-]?\d+)?")
 #: What Python and JavaScript call them, in lower case. JSON has no numbers that are none.

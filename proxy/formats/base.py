@@ -33,12 +33,13 @@ class Parser(Protocol):
         """The events that `text` completes; what cannot be part of a marker leaves at once."""
         ...
 
-    def close(self, *, truncated: bool = False, stopped: bool = False) -> list[ParserEvent]:
-        """The events that the end completes.
+    @property
+    def midway(self) -> bool:
+        """True if the text so far ends where a marker would not count: inside thinking, or a string of a call."""
+        ...
 
-        `truncated`: the model was cut off, so nothing is added to an open call. `stopped`: it was one of the
-        prompt's own stop strings that ended the text, which truncates a call only in the middle of a string.
-        """
+    def close(self, *, truncated: bool = False) -> list[ParserEvent]:
+        """The events that the end completes. `truncated`: the model was cut off; nothing is added to an open call."""
         ...
 
 

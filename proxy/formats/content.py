@@ -6,6 +6,7 @@ upload by a note in front, base names only; several texts are joined with nothin
 
 import re
 from collections.abc import Sequence
+from itertools import groupby
 from typing import Any, Literal
 from urllib.parse import unquote, urlsplit
 
@@ -59,13 +60,11 @@ def as_parts(content: Content, language: Language, *, note: bool) -> str | list[
 def join_parts(parts: Sequence[dict[str, Any]]) -> str | list[dict[str, Any]]:
     """The parts with neighbouring texts made one: servers join text parts with a newline, which is not meant."""
     joined: list[dict[str, Any]] = []
-    for part in parts:
-        if part["type"] != "text":
-            joined.append(part)
-        elif joined and joined[-1]["type"] == "text":
-            joined[-1] = {"type": "text", "text": joined[-1]["text"] + part["text"]}
-        elif part["text"]:
-            joined.append(part)
+    for is_text, group in groupby(parts, key=lambda part: part["type"] == "text"):
+        if not is_text:
+            joined += group
+        elif text := "".join([part["text"] for part in group]):
+            joined.append({"type": "text", "text": text})
     if not joined:
         return ""
     return joined[0]["text"] if len(joined) == 1 and joined[0]["type"] == "text" else joined
@@ -84,9 +83,8 @@ def upload_note(content: Content, language: Language) -> str:
 
 
 def _text_of(part: dict[str, Any]) -> str:
-    if part.get("type") in ("text", "refusal"):
-        return str(part.get("text") or part.get("refusal") or "")
-    return ""
+    # `text`, `refusal`, and whatever else has a text (`input_text`, `output_text` of the newer API).
+    return str(part.get("text") or part.get("refusal") or "")
 
 
 def _name_of(part: dict[str, Any], kind: str) -> str:

@@ -5,6 +5,7 @@ a result is put behind the call it answers, a call whose neighbours have results
 `NO_RESULT`, and a result that answers no call stays where it is as an Orphan.
 """
 
+from collections import defaultdict, deque
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
@@ -65,29 +66,44 @@ def _match(messages: Sequence[Message]) -> tuple[dict[int, list[_Call]], set[int
     calls: dict[int, list[_Call]] = {}
     orphans: set[int] = set()
     by_id: dict[str, _Call] = {}
-    recent: list[_Call] = []
+    recent = _Waiting()
     for position, message in enumerate(messages):
         if message.role == "assistant":
             calls[position] = [_Call(call.function) for call in message.calls]
             # Some servers number calls afresh in every turn: the newest call of an id is meant.
-            by_id |= {call.id: made for call, made in zip(message.calls, calls[position], strict=True)}
-            recent += calls[position]
+            by_id |= {call.id: made for call, made in zip(message.calls, calls[position], strict=True) if call.id}
+            recent.add(calls[position])
         elif message.role in ("tool", "function"):
-            answered = by_id.get(message.tool_call_id) if message.tool_call_id else _waiting(recent, message.name)
+            answered = by_id.get(message.tool_call_id) if message.tool_call_id else recent.take(message.name)
             if answered is None:
                 orphans.add(position)
             else:
                 answered.results.append(message.content)
         else:
-            recent = []
+            recent = _Waiting()
     return calls, orphans
 
 
-def _waiting(recent: list[_Call], name: str | None) -> _Call | None:
-    # The older form has no ids: the first call of that name that has no result yet, or else the first at all.
-    waiting = [call for call in recent if not call.results]
-    named = [call for call in waiting if call.call.name == name]
-    return next(iter(named or waiting), None)
+class _Waiting:
+    """The calls of the turn without a result, for the older form, which has no ids."""
+
+    def __init__(self) -> None:
+        self._all: deque[_Call] = deque()
+        self._named: dict[str, deque[_Call]] = defaultdict(deque)
+
+    def add(self, calls: Sequence[_Call]) -> None:
+        for call in calls:
+            self._all.append(call)
+            self._named[call.call.name].append(call)
+
+    def take(self, name: str | None) -> _Call | None:
+        """The first call of that name, or else the first at all."""
+        return self._first(self._named[name or ""]) or self._first(self._all)
+
+    def _first(self, calls: deque[_Call]) -> _Call | None:
+        while calls and calls[0].results:
+            calls.popleft()
+        return calls[0] if calls else None
 
 
 def _steps(messages: Sequence[Message], calls: dict[int, list[_Call]], orphans: set[int]) -> Iterator[Step]:

@@ -53,10 +53,16 @@ class CallParser:
     """The states that all formats share; a format adds those between a marker and a call's arguments.
 
     `markers` says what to do at each of the format's markers, given its spelling. With none, all is text or thinking.
+    With `thinking` the model is in the middle of its thoughts when it begins: the prompt ended in <think>.
     """
 
     def __init__(
-        self, markers: Mapping[str, Callable[[str], None]], new_id: Callable[[], str], *, single: bool = False
+        self,
+        markers: Mapping[str, Callable[[str], None]],
+        new_id: Callable[[], str],
+        *,
+        single: bool = False,
+        thinking: bool = False,
     ) -> None:
         self._markers = markers
         self._scanner = scanner_for(*markers, THINK, END_THINK)
@@ -73,6 +79,9 @@ class CallParser:
         self._dropped = 0
         self._reader: Reader | None = None
         self._state: Callable[[], bool] = self._plain
+        self._behind_thinking: Callable[[], bool] = self._plain
+        if thinking:
+            self._state = self._thinking
 
     def feed(self, text: str) -> list[ParserEvent]:
         """The events that `text` completes."""
@@ -83,10 +92,15 @@ class CallParser:
                 pass
         return self._take()
 
-    def close(self, *, truncated: bool = False, stopped: bool = False) -> list[ParserEvent]:
+    @property
+    def midway(self) -> bool:
+        """True if the text so far ends where a marker would not count: inside thinking or a string."""
+        return self._state == self._thinking or (self._reader is not None and self._reader.midway)
+
+    def close(self, *, truncated: bool = False) -> list[ParserEvent]:
         """The events that the end completes; see `Parser.close`."""
         self._closing = True
-        self._truncated = truncated or (stopped and self._reader is not None and self._reader.midway)
+        self._truncated = truncated
         while self._state():
             pass
         if self._reader is not None:
@@ -118,7 +132,7 @@ class CallParser:
         elif found.literal != THINK:
             self._markers[found.literal](raw)
         elif self._lines.at_start and not self._lines.in_fence:
-            self._state = self._thinking
+            self._think(self._plain)
         else:
             self._say(raw)
         return True
@@ -130,8 +144,11 @@ class CallParser:
             self._events.append(Reasoning(self._text[self._at : end]))
         self._at = found.end if found else end
         if found:
-            self._state = self._plain
+            self._state = self._behind_thinking
         return found is not None
+
+    def _think(self, then: Callable[[], bool]) -> None:
+        self._state, self._behind_thinking = self._thinking, then
 
     def _reading(self) -> bool:
         assert self._reader is not None

@@ -32,12 +32,13 @@ class Qwen:
 
     `default_system` stands in for a missing system message (empty: none); `language` is that of the templates
     (`auto`: Chinese if a system or user message has a Chinese character); `vision` keeps images for a model
-    that sees, which a text model is only told of.
+    that sees, which a text model is only told of; `thinking_begun`: the chat template ends in <think>.
     """
 
     default_system: str = "You are a helpful assistant."
     language: Literal["auto", "zh", "en"] = "auto"
     vision: bool = False
+    thinking_begun: bool = False
 
     def render(self, messages: Sequence[Message], tools: Sequence[Tool], choice: Choice, parallel: bool) -> Prompt:
         """The prompt; with choice none, or without tools, calls and results become user text."""
@@ -57,8 +58,10 @@ class Qwen:
     ) -> Parser:
         """A parser that knows the tools; where the prompt has none, one that hears no marker."""
         if not prompt.stop:
-            return CallParser({}, new_id)
-        return QwenParser(prompt, tools, new_id, single=not parallel)
+            return CallParser({}, new_id, thinking=self.thinking_begun)
+        # What names one tool asks for one call.
+        single = not parallel or choice.mode == "named"
+        return QwenParser(prompt, tools, new_id, single=single, thinking=self.thinking_begun)
 
     def _language(self, messages: Sequence[Message]) -> Language:
         if self.language != "auto":

@@ -4,6 +4,7 @@ A call is recognised wherever `✿FUNCTION✿` is followed by a declared name an
 the end; an unknown name only at the start of a line, outside code fences, and with `✿ARGS✿` behind it. Everything
 else is text. The states between a marker and the arguments, beside those of `parsing`:
 
+    _forced    where a call was begun for the model: is it thinking first?            -> _thinking | _header
     _opening   what is left of `✿RETURN✿: ` at the start of an answer to results      -> _gap -> _plain
     _header    behind ✿FUNCTION✿: a name?                                             -> _named | _unknown | _plain
     _named     behind a declared name: ✿ARGS✿, JSON, a code block, or nothing         -> _input | _plain
@@ -21,7 +22,7 @@ from proxy.formats.arguments import ObjectReader
 from proxy.formats.base import Prompt
 from proxy.formats.fences import MAX_FENCE_LINE, OPENING, BareReader, BlockReader
 from proxy.formats.markers import DECORATION
-from proxy.formats.parsing import END_THINK, CallParser
+from proxy.formats.parsing import END_THINK, THINK, CallParser
 from proxy.formats.qwen_templates import ARGS, FUNCTION, RESULT, RETURN
 from proxy.wire import Tool
 
@@ -54,27 +55,25 @@ _OTHER_JSON = re.compile(r"[\[\"\d-]|(?:true|false|True|False)\b")
 class QwenParser(CallParser):
     """Reads one answer in the ✿ format; a prefill is read as if the model had said it."""
 
-    def __init__(self, prompt: Prompt, tools: Sequence[Tool], new_id: Callable[[], str], *, single: bool) -> None:
-        markers = {
-            FUNCTION: self._at_function,
-            ARGS: self._at_args,
-            RESULT: self._at_end,
-            RETURN: self._at_end,
-        }
-        super().__init__(markers, new_id, single=single)
+    def __init__(
+        self, prompt: Prompt, tools: Sequence[Tool], new_id: Callable[[], str], *, single: bool, thinking: bool = False
+    ) -> None:
+        markers = {FUNCTION: self._at_function, ARGS: self._at_args, RESULT: self._at_end, RETURN: self._at_end}
+        super().__init__(markers, new_id, single=single, thinking=thinking)
         self._tools = {tool.model_name: tool for tool in tools}
         self._tool: Tool | None = None
         self._name = ""
         self._raw = ""
+        self._unsaid = 0
         self._prose = False
         self._returned = False
+        self._prefill = prompt.prefill.removeprefix(FUNCTION)
         self._prefilled = bool(prompt.prefill)
-        if prompt.prefill:
-            self._text = prompt.prefill.removeprefix(FUNCTION)
-            self._unsaid = len(self._text)
-            self._state = self._header
-        elif prompt.after_results:
-            self._state = self._opening
+        first = self._forced if prompt.prefill else self._opening if prompt.after_results else self._plain
+        if thinking:
+            self._think(first)
+        else:
+            self._state = first
 
     def _at_function(self, raw: str) -> None:
         self._begin_header(raw, self._header)
@@ -95,6 +94,22 @@ class QwenParser(CallParser):
         if self._calls and self._single:
             self._halt()
 
+    def _forced(self) -> bool:
+        blanks = _BLANKS.match(self._text, self._at)
+        at = blanks.end() if blanks else self._at
+        near = at - self._at <= _MAX_BLANKS
+        if near and not self._closing and self._scanner.partial(self._text, at) == at:
+            return False
+        found = self._scanner.match(self._text, at)
+        if near and found and found.literal == THINK:
+            self._at = found.end
+            self._think(self._forced)
+        else:
+            self._text, self._at = self._prefill + self._text[self._at :], 0
+            self._unsaid = len(self._prefill)
+            self._state = self._header
+        return True
+
     def _opening(self) -> bool:
         blanks = _BLANKS.match(self._text, self._at)
         at = blanks.end() if blanks else self._at
@@ -104,6 +119,10 @@ class QwenParser(CallParser):
         if not self._closing and self._scanner.partial(self._text, at) == at:
             return False
         found = self._scanner.match(self._text, at)
+        if found and found.literal == THINK:
+            self._at = found.end
+            self._think(self._opening)
+            return True
         if found and found.literal == RETURN and not self._returned:
             self._returned, self._at = True, found.end
             return True
