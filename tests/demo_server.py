@@ -11,7 +11,7 @@ from typing import Any
 import httpx
 
 from proxy.demo import create_demo
-from serving import LoopThread, serve_app
+from serving import HANG_S, LoopThread, serve_app
 
 Json = dict[str, Any]
 
@@ -88,5 +88,5 @@ class Demo:
 @contextlib.contextmanager
 def serve_demo(loop_thread: LoopThread) -> Iterator[Demo]:
     """Serves it while the block runs."""
-    with serve_app(create_demo(), loop_thread) as url, httpx.Client(base_url=url) as http:
+    with serve_app(create_demo(), loop_thread) as url, httpx.Client(base_url=url, timeout=HANG_S) as http:
         yield Demo(http)

@@ -18,6 +18,9 @@ T = TypeVar("T")
 #: What is asked of the loop takes milliseconds; a loaded machine may need some seconds, and more is a hang.
 PATIENCE_S = 10.0
 
+#: What a client waits for an answer: only a hang takes so long, however loaded the machine is.
+HANG_S = 60.0
+
 #: Longer than any test run, so that a client never finds its pooled connection closed by the clock.
 KEEP_ALIVE_S = 3600
 

@@ -14,6 +14,7 @@ import httpx
 import pytest
 
 from scripted import ScriptedUpstream
+from serving import HANG_S
 from steps import Says
 
 Body = dict[str, Any]
@@ -184,7 +185,9 @@ def prompt_of(
     upstream.script(Says("ok"))
     tools = [{"type": "function", "function": tool}]
     answer = httpx.post(
-        f"{base_url}/v1/chat/completions", json={"model": "m", "messages": messages, "tools": tools, **fields}
+        f"{base_url}/v1/chat/completions",
+        json={"model": "m", "messages": messages, "tools": tools, **fields},
+        timeout=HANG_S,
     )
     assert answer.status_code == 200, answer.text
     sent = upstream.received[0].json
@@ -484,8 +487,8 @@ def test_arguments_that_a_client_kept_parsed_are_rendered(
 
 
 def test_a_history_of_thousands_of_calls_is_rendered(upstream: ScriptedUpstream, florette: Callable[..., str]) -> None:
-    """In linear time: at 20,000 calls anything else would exceed the client's patience by far."""
+    """In linear time: at 10,000 calls anything else would exceed the client's patience by far."""
     function = {"name": "get_weather", "arguments": "{}"}
-    calls = [{"role": "assistant", "content": None, "function_call": function}] * 20_000
-    results = [{"role": "function", "name": "get_weather", "content": "1"}] * 20_000
-    assert turn_of([*calls, *results], upstream, florette).count("✿RESULT✿") == 20_000
+    calls = [{"role": "assistant", "content": None, "function_call": function}] * 10_000
+    results = [{"role": "function", "name": "get_weather", "content": "1"}] * 10_000
+    assert turn_of([*calls, *results], upstream, florette).count("✿RESULT✿") == 10_000
