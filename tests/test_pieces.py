@@ -178,3 +178,43 @@ def test_whatever_json_comes_as_a_stream_it_is_read_or_has_failed(sent: list[Any
 def test_an_answer_without_choices_is_none() -> None:
     with pytest.raises(UpstreamBroken, match="no choices"):
         read_whole(b"{}")
+
+
+odd_chunks = st.sampled_from(
+    [
+        {"delta": {"content": "a"}, "finish_reason": "stop"},
+        {"delta": {"content": "a"}, "logprobs": {"content": []}},
+        {"delta": {"content": "m"}},
+        {"delta": {"content": None}},
+        {"delta": {"reasoning": "hm"}},
+        {"delta": {"content": "a", "reasoning": "hm"}},
+    ]
+)
+chunks = st.lists(st.tuples(st.integers(0, 1), st.text(max_size=4) | odd_chunks), max_size=12)
+
+
+@given(chunks, st.booleans(), st.sampled_from([None, (",", ":")]))
+def test_chunks_are_read_alike_whatever_came_before_them(
+    sent: list[tuple[int, Any]], ascii_only: bool, separators: tuple[str, str] | None
+) -> None:
+    """Chunks that differ in their text alone are not parsed anew; a fresh reader parses each."""
+    reader = PieceReader()
+    reader.feed([payload(choices=[])])
+    for index, what in sent:
+        choice = {"index": index, **(what if isinstance(what, dict) else {"delta": {"content": what}})}
+        made = json.dumps({**HEAD, "choices": [choice]}, ensure_ascii=ascii_only, separators=separators).encode()
+        fresh = PieceReader()
+        fresh.feed([payload(choices=[])])
+        assert reader.feed([made]) == fresh.feed([made])
+
+
+@pytest.mark.parametrize("middle", [b'"a","b":"c"', b"5", b'"a', b"", b'{"x":"y"}'])
+def test_only_a_text_stands_in_for_a_text(middle: bytes) -> None:
+    reader = PieceReader()
+    prefix, suffix = payload(said("abc")).split(b'"abc"')
+    reader.feed([payload(said("-")), payload(said("abc"))])
+    assert [piece.content for piece in reader.feed([prefix + b'"d"' + suffix])] == ["d"]
+    fresh = PieceReader()
+    fresh.feed([payload(said("-"))])
+    assert reader.feed([prefix + middle + suffix]) == fresh.feed([prefix + middle + suffix])
+    assert (reader.failed is None) == (fresh.failed is None)
