@@ -227,6 +227,8 @@ BAD_FLAGS = [
     ({"upstream": "http://user:sk-secret@localhost/v1"}, "'upstream_key'"),
     ({"upstream": "http://localhost/v1?key=sk-secret"}, "'upstream_key'"),
     ({"upstream_key": "sk-secret", "port": 65536}, "'port'"),
+    ({"upstream_key": "“sk-secret”"}, "'upstream_key'"),
+    ({"upstream_key": "sk-secret\nsk-secret"}, "'upstream_key'"),
 ]
 
 BAD_FILES = [
@@ -332,6 +334,18 @@ def test_flags_beat_the_environment_beats_the_file_beats_the_defaults(
     )
     first = [value for value, present in zip((1, 2, 3), given, strict=True) if present]
     assert config == Config(port=[*first, 8080][0], retries=3)
+
+
+@pytest.mark.parametrize(("given", "used"), [("sk-ours\n", "sk-ours"), (" sk-ours ", "sk-ours"), ("\n", None)])
+def test_blanks_around_a_key_are_no_part_of_it(given: str, used: str | None) -> None:
+    """Where it comes out of a file, a line end is behind it."""
+    key = Config.load({"upstream_key": given}, None, {}).upstream_key
+    assert (key and key.get_secret_value()) == used
+
+
+def test_what_kubernetes_sets_beside_a_service_is_not_ours() -> None:
+    """For a service named `florette` it sets FLORETTE_PORT to a URL."""
+    assert Config.load({}, None, {"FLORETTE_PORT": "tcp://10.0.0.1:80", "FLORETTE_RETRIES": "3"}) == Config(retries=3)
 
 
 def test_all_three_reach_the_running_server(upstream: ScriptedUpstream, tmp_path: Path) -> None:

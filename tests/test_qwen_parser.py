@@ -293,6 +293,11 @@ def test_what_is_left_of_the_return_marker_goes(text: str, rest: str) -> None:
     assert both_ways(text, after_results=True).text == rest
 
 
+def test_thinking_may_stand_before_what_is_left_of_the_return_marker() -> None:
+    answer = both_ways(f"\n<think>Hm.</think>\n\n{E}: It is 21.", after_results=True)
+    assert (answer.reasoning, answer.text) == ("Hm.", "It is 21.")
+
+
 def test_a_call_may_follow_results() -> None:
     assert both_ways(f": {F}: now", after_results=True).calls == [("now", "{}")]
 
