@@ -147,7 +147,7 @@ def test_one_who_leaves_disturbs_no_one_else(
 
 # -- many callers ------------------------------------------------------------------------------------------
 
-CALLERS = 200
+CALLERS = 100
 
 
 def answer_of(number: int) -> str:
@@ -157,7 +157,7 @@ def answer_of(number: int) -> str:
     return f'Well.\n✿FUNCTION✿: get_weather\n✿ARGS✿: {{"city": "c{number}", "days": {[number] * (number % 5)}}}'
 
 
-async def test_two_hundred_callers_at_once_each_get_their_own(
+async def test_a_hundred_callers_at_once_each_get_their_own(
     async_client: openai.AsyncOpenAI, upstream: ScriptedUpstream
 ) -> None:
     """All answers begin before the first one goes on, so every two of them are under way together."""
