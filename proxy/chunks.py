@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from proxy.events import CallArguments, CallStart, Event, Extras, Reasoning, Text, TurnEnd, TurnStart, Usage
+from proxy.sse import encode, to_json
 
 Chunk = dict[str, Any]
 
@@ -32,9 +33,22 @@ class ChunkWriter:
         self._style = style
         self._head: Chunk = {**defaults, "object": "chat.completion.chunk"}
         self._once: Chunk = {}
+        self._template_of: tuple[int, int] | None = None
+        self._before = self._behind = b""
         self._extras: dict[int, Chunk] = {}
         self._begun = False
         self._said: set[int] = set()
+
+    def encoded(self, choice: int, event: Event) -> bytes:
+        """The same chunks as bytes of an event stream."""
+        if type(event) is not CallArguments or self._extras or self._once:
+            return b"".join([encode(chunk) for chunk in self.write(choice, event)])
+        # Most of what is written: only the text differs from one to the next.
+        if (choice, event.index) != self._template_of:
+            self._template_of = (choice, event.index)
+            [chunk] = self.write(choice, CallArguments(event.index, "\0"))
+            self._before, _, self._behind = encode(chunk).rpartition(b'"\\u0000"')
+        return b"%b%b%b" % (self._before, to_json(event.text), self._behind)
 
     def write(self, choice: int, event: Event) -> list[Chunk]:
         """The chunks that tell of the event; most events make one."""
@@ -76,6 +90,7 @@ class ChunkWriter:
         return [*silent, self._chunk(choice, {}, finish, event.fields)]
 
     def _keep(self, head: Mapping[str, Any]) -> None:
+        self._template_of = None
         self._head |= {name: head[name] for name in _LASTING if head.get(name)}
         self._once |= {name: value for name, value in head.items() if name not in _LASTING and value is not None}
 

@@ -24,7 +24,7 @@ from proxy.chat import Chat, Said, without_tool_fields
 from proxy.chunks import ChunkWriter, Collector, Style
 from proxy.errors import FloretteError, InvalidRequest, NoSuchRoute, RequestTooLarge, UpstreamBroken
 from proxy.events import CallEnd, Dropped
-from proxy.sse import DONE, Decoder, encode, encode_done
+from proxy.sse import DONE, Decoder, encode_done
 from proxy.upstream import Call, Upstream, to_json
 from proxy.wire import ChatRequest, read_request
 
@@ -75,7 +75,7 @@ class Service:
 def add_routes(app: FastAPI, service: Service) -> None:
     """Puts the surface onto the app; every error comes out in OpenAI's shape."""
     router = APIRouter()
-    _add_chat(router, service)
+    _add_chat(app, service)
     _add_passed(router, service)
     _add_health(router, service)
     app.include_router(router)
@@ -84,8 +84,7 @@ def add_routes(app: FastAPI, service: Service) -> None:
     app.add_exception_handler(ClientDisconnect, _nobody_there)
 
 
-def _add_chat(router: APIRouter, service: Service) -> None:
-    @router.post("/v1/chat/completions")
+def _add_chat(app: FastAPI, service: Service) -> None:
     async def chat_completions(request: Request) -> Response:
         raw = await _body(request, service.max_body_bytes)
         body = _json(raw)
@@ -100,6 +99,9 @@ def _add_chat(router: APIRouter, service: Service) -> None:
         events = service.chat.turn(chat_request, body, headers)
         write = _streamed if chat_request.stream else _whole
         return Answer(lambda outlet: write(outlet, events, chat_request, service))
+
+    # A plain route: FastAPI's own would look for parameters to inject, and there are none.
+    app.add_route("/v1/chat/completions", chat_completions, methods=["POST"])
 
 
 def _add_passed(router: APIRouter, service: Service) -> None:
@@ -178,7 +180,7 @@ async def _streamed(outlet: Outlet, events: Events, request: ChatRequest, servic
     started = False
     async with aclosing(events):
         async for said in events:
-            data = b"".join([encode(chunk) for choice, event in said for chunk in writer.write(choice, event)])
+            data = b"".join([writer.encoded(choice, event) for choice, event in said])
             mended.count(said)
             if data and not started:
                 # Not before the first event: until then an error can still be a status.

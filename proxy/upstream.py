@@ -30,7 +30,7 @@ from proxy.refusals import refusal
 from proxy.sse import DONE, MAX_EVENT_BYTES, Decoder
 
 #: What travels from the caller to the upstream; the rest is of the caller's own hop.
-_FORWARDED = ("authorization", "content-type", "accept", "x-request-id", "traceparent", "tracestate")
+_FORWARDED = frozenset(("authorization", "content-type", "accept", "x-request-id", "traceparent", "tracestate"))
 
 #: vLLM closes idle connections after exactly 5 s; ours must be gone before, or requests would race with that.
 _KEEPALIVE_S = 3.0
@@ -122,6 +122,7 @@ class Upstream:
         self.patience = patience
         self._sleep = sleep
         self._transport = transport
+        self._urls: dict[str, httpx.URL] = {}
 
     async def aclose(self) -> None:
         """Closes all connections."""
@@ -177,7 +178,7 @@ class Upstream:
         timeout = httpx.Timeout(call.timeout_s, connect=self.patience.connect_timeout_s)
         request = httpx.Request(
             call.method,
-            (self._url.removesuffix("/v1") if call.root else self._url) + call.path,
+            self._target(call),
             content=content if len(content) <= _SLICE_BYTES else _Slices(content),
             headers=self._headers(call, headers),
             extensions={"timeout": timeout.as_dict()},
@@ -198,8 +199,15 @@ class Upstream:
         content = to_json(body | {"stream": streamed})
         return Call("POST", "/chat/completions", content, self.patience.timeout_s(streamed=streamed))
 
+    def _target(self, call: Call) -> httpx.URL:
+        # To parse one takes longer than to answer from a cache; there are as many as there are routes.
+        url = (self._url.removesuffix("/v1") if call.root else self._url) + call.path
+        if url not in self._urls:
+            self._urls[url] = httpx.URL(url)
+        return self._urls[url]
+
     def _headers(self, call: Call, headers: Mapping[str, str]) -> dict[str, str]:
-        forwarded = {name: headers[name] for name in _FORWARDED if name in headers}
+        forwarded = {name: value for name, value in headers.items() if name in _FORWARDED}
         if wrong := next((name for name, value in forwarded.items() if not value.isascii()), None):
             raise InvalidRequest(f"The header '{wrong}' holds characters that are not ASCII; was it pasted?")
         forwarded["content-length"] = str(len(call.content))

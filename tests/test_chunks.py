@@ -102,6 +102,18 @@ def test_chunks_and_completion_say_the_same(data: st.DataObject, n: int, legacy:
     assert len(finishes) == n
 
 
+@given(st.data(), st.integers(1, 2), st.booleans())
+def test_the_bytes_are_those_of_the_chunks(data: st.DataObject, n: int, late: bool) -> None:
+    """Most chunks are written by what is the same in all of them: that must not show."""
+    said = [event for choice in range(n) for event in data.draw(answers(choice))]
+    if late:
+        # The head may still change in the middle of a call.
+        extras = Extras({"token_ids": [1]}, {"system_fingerprint": "late"})
+        said.insert(data.draw(st.integers(1, len(said))), (0, extras))
+    writer = ChunkWriter(Style(), DEFAULTS)
+    assert b"".join(writer.encoded(*event) for event in said) == b"".join(map(encode, streamed(said, Style())))
+
+
 @given(answers(0))
 def test_the_role_comes_once_and_first_and_every_chunk_has_the_same_head(said: list[Said]) -> None:
     chunks = streamed(said, Style())

@@ -84,6 +84,9 @@ class ObjectReader:
 
     def feed(self, text: str) -> tuple[str, str | None]:
         """JSON text to pass on, and the rest of `text` behind the object (None while it is open)."""
+        if self._state == self._string and not self._held and _PLAIN[self._quote].fullmatch(text):
+            # Most of what comes: the middle of a string.
+            return text, None
         text = self._held + text
         at, size = 0, len(text)
         while at < size and not self._stopped:

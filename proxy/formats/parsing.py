@@ -85,11 +85,11 @@ class CallParser:
 
     def feed(self, text: str) -> list[ParserEvent]:
         """The events that `text` completes."""
-        for start in range(0, len(text), _SLICE):
-            self._text = self._text[self._at :] + text[start : start + _SLICE]
-            self._at = 0
-            while self._state():
-                pass
+        if len(text) <= _SLICE:
+            self._go_on(text)
+        else:
+            for start in range(0, len(text), _SLICE):
+                self._go_on(text[start : start + _SLICE])
         return self._take()
 
     @property
@@ -101,14 +101,19 @@ class CallParser:
         """The events that the end completes; see `Parser.close`."""
         self._closing = True
         self._truncated = truncated
-        while self._state():
-            pass
+        self._go_on("")
         if self._reader is not None:
             self._end_call(self._reader, open_end=True)
         self._release()
         if self._dropped:
             self._events.append(Dropped(self._dropped))
         return self._take()
+
+    def _go_on(self, text: str) -> None:
+        self._text = self._text[self._at :] + text if self._at < len(self._text) else text
+        self._at = 0
+        while self._state():
+            pass
 
     def _take(self) -> list[ParserEvent]:
         events, self._events = self._events, []

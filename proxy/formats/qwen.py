@@ -17,7 +17,7 @@ from typing import Any, Literal
 from proxy.formats.base import Parser, Prompt
 from proxy.formats.content import Content, Language, as_parts, as_text, is_chinese, join_parts, with_note
 from proxy.formats.fences import fenced
-from proxy.formats.history import NO_RESULT, Orphan, Results, Said, Spoken, Step, steps
+from proxy.formats.history import NO_RESULT, Results, Said, Spoken, Step, steps
 from proxy.formats.parsing import CallParser
 from proxy.formats.qwen_parser import CODE_TOOL, QwenParser, is_code_tool
 from proxy.formats.qwen_templates import ARGS, FUNCTION, RESULT, RETURN, TEMPLATES, Templates
@@ -109,7 +109,7 @@ class _Writer:
                     self._add(f"\n{RESULT}: ")
                     self._add(self._seen(content))
                 self._add(_TAIL)
-            case Orphan():
+            case _:
                 self._tell_earlier(self._returned(step.content))
 
     def fold(self, step: Step) -> None:
@@ -135,8 +135,8 @@ class _Writer:
             case Results(contents):
                 for content in contents:
                     self._tell(self._returned(content))
-            case Orphan(content):
-                self._tell(self._returned(content))
+            case _:
+                self._tell(self._returned(step.content))
 
     def finish(self, prefill: str) -> bool:
         """Moves the current turn's calls and results, and the prefill, into the last user message.

@@ -306,8 +306,10 @@ class QwenParser(CallParser):
         self._at = end
 
     def _skip(self, pattern: re.Pattern[str]) -> None:
-        if blanks := pattern.match(self._text, self._at):
-            self._take_raw(blanks.end())
+        # A pattern that matches nothing, too.
+        blanks = pattern.match(self._text, self._at)
+        assert blanks is not None
+        self._take_raw(blanks.end())
 
     def _waits(self) -> bool:
         # True if a marker may be coming right here.
