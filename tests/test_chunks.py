@@ -24,6 +24,7 @@ from proxy.events import (
     TurnStart,
     Usage,
 )
+from proxy.sse import encode
 
 DEFAULTS = {"id": "chatcmpl-default", "created": 1, "model": "asked"}
 HEAD = {"id": "chatcmpl-1", "created": 2, "model": "m", "system_fingerprint": "fp", "prompt_text": "p"}
