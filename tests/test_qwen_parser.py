@@ -423,3 +423,12 @@ def test_arguments_are_passed_on_while_they_come() -> None:
     assert parser.feed('{"a"') == [CallStart(0, "call_0", "f"), CallArguments(0, '{"a')]
     assert parser.feed(": 12") == [CallArguments(0, '": ')]
     assert parser.feed(', "b": "x') == [CallArguments(0, '12, "b": "x')]
+
+
+def test_a_long_answer_is_read_like_a_short_one() -> None:
+    """It is taken in slices, wherever they cut."""
+    text = "word " * 3000
+    calls = [("f", f'{{"a": "{text}"}}'), ("now", "{}")] * 3
+    written = "\n".join(f"{F}: {name}\n{A}: {arguments}" for name, arguments in calls)
+    answer = both_ways(f"{text}\n{written}")
+    assert (answer.text, answer.calls) == (text.rstrip(), calls)
