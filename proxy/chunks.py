@@ -14,16 +14,20 @@ from proxy.sse import encode, to_json
 
 Chunk = dict[str, Any]
 
+#: The objects of an answer that hold token counts.
+_COUNTS = ("usage", "prompt_tokens_details", "completion_tokens_details")
+
 #: The fields that stand on every chunk; any other of the answer's fields stands on one.
 _LASTING = ("id", "created", "model", "system_fingerprint", "service_tier")
 
 
 @dataclass(frozen=True, slots=True)
 class Style:
-    """How an answer is written: `legacy` in `function_call`; the name of the reasoning field."""
+    """How an answer is written: `legacy` in `function_call`; the name of the reasoning field; with its usage?"""
 
     legacy: bool = False
     reasoning_field: str = "reasoning_content"
+    tells_usage: bool = True
 
 
 class ChunkWriter:
@@ -68,12 +72,12 @@ class ChunkWriter:
                 return [self._chunk(choice, self._call(index, call_id, name))]
             case Extras(fields, head):
                 self._keep(head)
-                self._extras[choice] = _joined(self._extras.get(choice, {}), fields)
+                self._extras[choice] = _joined(self._extras.get(choice, {}), _complete(fields))
                 return []
             case TurnEnd():
                 return self._end(choice, event)
-            case Usage(usage):
-                return [{**self._head, **self._take_once(), "choices": [], "usage": dict(usage)}]
+            case Usage(usage) if self._style.tells_usage:
+                return [{**self._head, **self._take_once(), "choices": [], "usage": _without_nulls(usage)}]
             case _:
                 return []
 
@@ -92,7 +96,7 @@ class ChunkWriter:
     def _keep(self, head: Mapping[str, Any]) -> None:
         self._template_of = None
         self._head |= {name: head[name] for name in _LASTING if head.get(name)}
-        self._once |= {name: value for name, value in head.items() if name not in _LASTING and value is not None}
+        self._once |= _without_nulls({name: value for name, value in head.items() if name not in _LASTING})
 
     def _call(self, index: int, call_id: str, name: str) -> Chunk:
         function = {"name": name, "arguments": ""}
@@ -141,7 +145,7 @@ class _Choice:
             case CallArguments(index, text):
                 self.calls[index][2].append(text)
             case Extras(fields):
-                self.fields = _joined(self.fields, fields)
+                self.fields = _joined(self.fields, _complete(fields))
             case TurnEnd(finish, fields):
                 self.finish = finish
                 self.fields |= fields
@@ -182,7 +186,7 @@ class Collector:
                 self._head |= {name: value for name, value in head.items() if value is not None}
                 self._choices[choice] = _Choice()
             case Usage(usage):
-                self._usage = {"usage": dict(usage)}
+                self._usage = {"usage": _without_nulls(usage)}
             case _:
                 self._choices[choice].add(event)
 
@@ -199,6 +203,22 @@ class Collector:
             "finish_reason": _finish(choice.finish, self._style),
             **choice.fields,
         }
+
+
+def _complete(fields: Mapping[str, Any]) -> Mapping[str, Any]:
+    # OpenAI's log probabilities always have both lists; vLLM's have one.
+    logprobs = fields.get("logprobs")
+    both = {"content": None, "refusal": None}
+    return {**fields, "logprobs": both | logprobs} if isinstance(logprobs, dict) else fields
+
+
+def _without_nulls(fields: Mapping[str, Any]) -> Chunk:
+    # vLLM's usage has null for details that it did not count; in OpenAI's schema they may be missing, but not null.
+    return {
+        name: _without_nulls(value) if name in _COUNTS and isinstance(value, dict) else value
+        for name, value in fields.items()
+        if value is not None
+    }
 
 
 def _joined(before: Chunk, fields: Mapping[str, Any]) -> Chunk:

@@ -10,7 +10,18 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Discriminator,
+    Field,
+    Tag,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
+from pydantic_core import PydanticCustomError
 
 from proxy.errors import InvalidRequest
 
@@ -43,10 +54,18 @@ class FunctionCall(Open):
 
 
 class ToolCall(Open):
-    """A tool call in the history."""
+    """A tool call in the history. One of a custom tool, which another model made, reads as that of a function."""
 
     id: str | None = None
     function: FunctionCall
+
+    @model_validator(mode="before")
+    @classmethod
+    def _of_a_custom_tool(cls, given: Any) -> Any:
+        if not isinstance(given, dict) or given.get("function") or not isinstance(given.get("custom"), dict):
+            return given
+        custom = given["custom"]
+        return {**given, "function": {**custom, "arguments": custom.get("input")}}
 
 
 class Message(Open):
@@ -54,10 +73,19 @@ class Message(Open):
 
     role: str
     content: str | list[dict[str, Any]] | None = None
+    refusal: str | None = None
     name: str | None = None
     tool_calls: list[ToolCall] | None = None
     function_call: FunctionCall | None = None
     tool_call_id: str | None = None
+
+    @model_validator(mode="before")
+    @classmethod
+    def _say_the_refusal(cls, given: Any) -> Any:
+        # An assistant's words beside its content: without them the model would see that it said nothing.
+        if not isinstance(given, dict) or given.get("content") or not isinstance(given.get("refusal"), str):
+            return given
+        return {**given, "content": given["refusal"]}
 
     @property
     def calls(self) -> Sequence[ToolCall]:
@@ -93,6 +121,18 @@ class Tool(Open):
         return _NO_PARAMETERS if self.parameters is None else self.parameters
 
     @property
+    def json_schema(self) -> dict[str, Any]:
+        """The parameters as a JSON schema, from either form."""
+        if not isinstance(self.parameters, list):
+            return self.parameters or _NO_PARAMETERS
+        known = ("name", "required")
+        properties = {
+            name: {field: value for field, value in entry.items() if field not in known}
+            for name, entry in self.properties.items()
+        }
+        return {"type": "object", "properties": properties, "required": self.required}
+
+    @property
     def properties(self) -> dict[str, Any]:
         """Name -> schema of each parameter, from either form; a schema that is none gives nothing."""
         if isinstance(self.parameters, list):
@@ -109,8 +149,20 @@ class Tool(Open):
         return found if isinstance(found, list) else []
 
 
+def _not_custom(given: Any) -> Any:
+    if given == "custom":
+        raise PydanticCustomError(
+            "custom_tool", "Custom tools are not supported; declare a function with one string parameter instead"
+        )
+    return given
+
+
+#: The one type of tools there is.
+_Function = Annotated[Literal["function"], BeforeValidator(_not_custom)]
+
+
 class _ToolEntry(Open):
-    type: Literal["function"] = "function"
+    type: _Function = "function"
     function: Tool
 
 
@@ -119,8 +171,32 @@ class _Named(Open):
 
 
 class _NamedChoice(Open):
-    type: Literal["function"] = "function"
+    type: _Function = "function"
     function: _Named
+
+
+class _Allowed(Open):
+    mode: Literal["auto", "required"]
+    tools: list[_NamedChoice]
+
+
+class _AllowedChoice(Open):
+    allowed_tools: _Allowed
+
+
+def _form(given: Any) -> str:
+    # The caller is told of the form that he meant. Capitals keep a tag out of the path that `_sentence` tells.
+    if not isinstance(given, dict):
+        return "Mode"
+    return "Allowed" if given.get("type") == "allowed_tools" else "Named"
+
+
+_ToolChoice = Annotated[
+    Annotated[Literal["none", "auto", "required"], Tag("Mode")]
+    | Annotated[_NamedChoice, Tag("Named")]
+    | Annotated[_AllowedChoice, Tag("Allowed")],
+    Discriminator(_form),
+]
 
 
 #: OpenAI takes 4 stop strings and says nothing of their length; these bounds keep what looks for them small.
@@ -149,7 +225,7 @@ class ChatRequest(Open):
     model: str | None = None
     messages: Annotated[list[Message], Field(min_length=1)]
     tools: list[_ToolEntry] | None = None
-    tool_choice: Literal["none", "auto", "required"] | _NamedChoice | None = None
+    tool_choice: _ToolChoice | None = None
     parallel_tool_calls: bool | None = None
     functions: list[Tool] | None = None
     function_call: Literal["none", "auto"] | _Named | None = None
@@ -158,11 +234,26 @@ class ChatRequest(Open):
     stop: _Stop | _Stops | None = None
     n: Annotated[int, Field(ge=1, le=128)] | None = None
     include_stop_str_in_output: bool | None = None
+    modalities: Any = None
+    response_format: Any = None
 
     @property
     def declared(self) -> list[Tool]:
+        """The tools that the model may call, whichever form they came in: of all tools those that the choice allows."""
+        allowed = self.allowed
+        return [tool for tool in self.all_tools if allowed is None or tool.name in allowed]
+
+    @property
+    def all_tools(self) -> list[Tool]:
         """The tools of the request, whichever form they came in."""
         return [entry.function for entry in self.tools or ()] or list(self.functions or ())
+
+    @property
+    def allowed(self) -> frozenset[str] | None:
+        """The names that `tool_choice` allows (`allowed_tools`); None if it does not restrict them."""
+        if self.legacy or not isinstance(self.tool_choice, _AllowedChoice):
+            return None
+        return frozenset(tool.function.name for tool in self.tool_choice.allowed_tools.tools)
 
     @property
     def legacy(self) -> bool:
@@ -183,6 +274,8 @@ class ChatRequest(Open):
                 return Choice("auto")
             case _NamedChoice():
                 return Choice("named", given.function.name)
+            case _AllowedChoice():
+                return Choice(given.allowed_tools.mode)
             case _Named():
                 return Choice("named", given.name)
             case mode:
@@ -192,6 +285,20 @@ class ChatRequest(Open):
     def stops(self) -> list[str]:
         """The caller's own stop strings."""
         return [self.stop] if isinstance(self.stop, str) else list(self.stop or ())
+
+    @property
+    def answer_schema(self) -> dict[str, Any] | None:
+        """The JSON schema that `response_format` demands of an answer; None if it demands none."""
+        wanted = self.response_format if isinstance(self.response_format, dict) else {}
+        match wanted:
+            case {"type": "json_object"}:
+                return {"type": "object"}
+            case {"type": "json_schema", "json_schema": {"schema": dict(schema)}}:
+                return schema
+            case {"type": "json_schema"}:
+                return {}
+            case _:
+                return None
 
     @property
     def wants_usage(self) -> bool:
@@ -216,6 +323,8 @@ def read_request(body: Mapping[str, Any]) -> ChatRequest:
     except ValidationError as error:
         raise _sentence(error) from None
     _check_tools(request)
+    _check_choice(request)
+    _check_modalities(request)
     return request
 
 
@@ -236,7 +345,7 @@ def _check_tools(request: ChatRequest) -> None:
         raise InvalidRequest("Send 'tools' or the older 'functions', not both.", param="functions")
     field = "functions" if request.legacy else "tools"
     seen: set[str] = set()
-    for tool in request.declared:
+    for tool in request.all_tools:
         for name in {tool.name, tool.model_name}:
             if not _NAME.fullmatch(name):
                 raise InvalidRequest(
@@ -245,19 +354,33 @@ def _check_tools(request: ChatRequest) -> None:
             if name in seen:
                 raise InvalidRequest(f"The tool name {name!r} is declared twice; names must differ.", param=field)
         seen |= {tool.name, tool.model_name}
-    _check_choice(request)
 
 
 def _check_choice(request: ChatRequest) -> None:
     if isinstance(request.function_call, _Named) and not request.functions:
         raise InvalidRequest("'function_call' names a function, but 'functions' is missing.", param="function_call")
-    choice = request.choice
-    declared = {tool.name for tool in request.declared}
     field = "function_call" if request.legacy else "tool_choice"
-    if choice.mode in ("required", "named") and not declared:
-        raise InvalidRequest(f"'{field}' demands a call, but the request declares no tools.", param=field)
-    if choice.mode == "named" and choice.name not in declared:
+    names = {tool.name for tool in request.all_tools}
+    for name in sorted(request.allowed or ()):
+        if name not in names:
+            raise _undeclared(field, "allows", name, names)
+    choice = request.choice
+    if choice.mode in ("required", "named") and not request.declared:
+        lack = "allows no tools" if names else "the request declares no tools"
+        raise InvalidRequest(f"'{field}' demands a call, but {lack}.", param=field)
+    if choice.name is not None and choice.name not in names:
+        raise _undeclared(field, "names", choice.name, names)
+
+
+def _undeclared(field: str, verb: str, name: str, names: set[str]) -> InvalidRequest:
+    known = ", ".join(sorted(names)) or "there are none"
+    return InvalidRequest(f"'{field}' {verb} {name!r}, which is not among the declared tools: {known}.", param=field)
+
+
+def _check_modalities(request: ChatRequest) -> None:
+    # A model's speech holds no markers: the answer would lack either the calls or the sound.
+    speaks = isinstance(request.modalities, list) and "audio" in request.modalities
+    if speaks and (request.declared or request.has_calls):
         raise InvalidRequest(
-            f"'{field}' names {choice.name!r}, which is not among the declared tools: {', '.join(sorted(declared))}.",
-            param=field,
+            "A request with tools is answered in text: 'modalities' must not ask for audio.", param="modalities"
         )

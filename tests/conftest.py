@@ -3,18 +3,22 @@
 All servers share one background loop and live as long as the session; each test has a script of its own.
 """
 
+from collections import deque
 from collections.abc import AsyncIterator, Iterator
 from contextlib import ExitStack
 from typing import Any, Protocol
 
+import httpx
 import hypothesis
 import openai
 import pytest
 
+from probing import Parrot, Prober
 from proxy.app import create_app
 from proxy.config import Config
 from scripted import ScriptedUpstream
-from serving import LoopThread, nobody_listens, serve_app
+from serving import HANG_S, LoopThread, nobody_listens, serve_app
+from witness import Exchange, Witness, complaints
 
 # How long an example takes is the machine's affair: speed is measured in benchmarks.
 hypothesis.settings.register_profile("florette", deadline=None)
@@ -58,7 +62,23 @@ def nowhere() -> Iterator[str]:
 
 
 @pytest.fixture(scope="session")
-def florette(loop_thread: LoopThread, upstream_server: ScriptedUpstream) -> Iterator[Florette]:
+def exchanges() -> deque[Exchange]:
+    """What passed between Florette and its callers, and was not judged yet."""
+    return deque()
+
+
+@pytest.fixture(autouse=True)
+def _judged(exchanges: deque[Exchange]) -> Iterator[None]:
+    """Holds all that passed during the test against OpenAI's published schema."""
+    yield
+    found = [complaint for _ in range(len(exchanges)) for complaint in complaints(exchanges.popleft())]
+    assert not found, "\n".join(found)
+
+
+@pytest.fixture(scope="session")
+def florette(
+    loop_thread: LoopThread, upstream_server: ScriptedUpstream, exchanges: deque[Exchange]
+) -> Iterator[Florette]:
     """Starts Florette; one server for each configuration, kept for the session."""
     running: dict[str, str] = {}
     with ExitStack() as servers:
@@ -67,11 +87,22 @@ def florette(loop_thread: LoopThread, upstream_server: ScriptedUpstream) -> Iter
             settings = {"upstream": upstream_server.url, **config}
             key = repr(sorted(settings.items()))
             if key not in running:
-                app = create_app(Config(**settings))
+                app = Witness(create_app(Config(**settings)), exchanges)
                 running[key] = servers.enter_context(serve_app(app, loop_thread))
             return running[key]
 
         yield start
+
+
+@pytest.fixture(scope="session")
+def prober(florette: Florette, loop_thread: LoopThread) -> Iterator[Prober]:
+    """Florette with its default configuration, between a caller who compares and a parrot."""
+    parrot = Parrot()
+    with (
+        serve_app(parrot.app, loop_thread) as url,
+        httpx.Client(base_url=florette(upstream=f"{url}/v1", retries=0), timeout=HANG_S) as http,
+    ):
+        yield Prober(http, parrot)
 
 
 @pytest.fixture(scope="session")

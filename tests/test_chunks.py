@@ -172,12 +172,13 @@ def test_the_fields_of_a_chunk_travel_with_the_next_one_of_their_choice() -> Non
         (1, Text("b")),
         (1, TurnEnd("stop", {"stop_reason": "END"})),
     ]
+    logprobs = {"content": [1], "refusal": None}
     *_, other, own, end = streamed(said, Style())
     assert (other["choices"][0]["logprobs"], other["usage"]) == (None, {"total_tokens": 1})
-    assert (own["choices"][0]["logprobs"], "usage" in own) == ({"content": [1]}, False)
+    assert (own["choices"][0]["logprobs"], "usage" in own) == (logprobs, False)
     assert end["choices"][0]["stop_reason"] == "END"
     [_, whole] = collected(said, Style())["choices"]
-    assert (whole["logprobs"], whole["stop_reason"]) == ({"content": [1]}, "END")
+    assert (whole["logprobs"], whole["stop_reason"]) == (logprobs, "END")
 
 
 def test_log_probabilities_of_several_chunks_are_told_in_one() -> None:
