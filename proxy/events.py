@@ -3,7 +3,8 @@
     for each choice:    TurnStart (Reasoning | Text | CallStart CallArguments* CallEnd | Extras)* Halt? Dropped? TurnEnd
     once, at the end:   Usage
 
-Calls never interleave: CallEnd of one comes before CallStart of the next, and indexes count up from 0.
+Calls never interleave: CallEnd of one comes before CallStart of the next, and indexes count up from 0. Runaway stands
+in the place of a CallEnd, and of all that would follow it.
 """
 
 from collections.abc import Mapping
@@ -74,6 +75,13 @@ class Dropped:
 
 
 @dataclass(frozen=True, slots=True)
+class Runaway:
+    """The model went on and on inside a call's arguments, which stay open; nothing follows. `reason` is a sentence."""
+
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
 class Extras:
     """Fields of an upstream chunk that travel as they are: of the choice (`logprobs`), and of the answer's head."""
 
@@ -97,6 +105,6 @@ class Usage:
 
 
 #: What a parser gives: everything that can be read off the text alone.
-ParserEvent = Reasoning | Text | CallStart | CallArguments | CallEnd | Halt | Dropped
+ParserEvent = Reasoning | Text | CallStart | CallArguments | CallEnd | Halt | Dropped | Runaway
 
 Event = TurnStart | ParserEvent | Extras | TurnEnd | Usage

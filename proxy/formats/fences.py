@@ -11,11 +11,18 @@ that the last closing fence counts; CommonMark for what a fence is.
 import json
 import re
 
+from proxy.formats.markers import scanner_for
+from proxy.formats.qwen_templates import ARGS, FUNCTION, RESULT, RETURN
+
 #: The first line of a block: its fence and what it says of the language; shorter than `MAX_FENCE_LINE`.
 OPENING = re.compile(r"(`{3,64})[^`\n]{0,100}\n")
 
 #: A longer line that starts with backticks is no fence.
 MAX_FENCE_LINE = 200
+
+#: What ends a block or a text; a flower that is none of them is a flower.
+_MARKERS = scanner_for(FUNCTION, ARGS, RESULT, RETURN)
+_LEAD = FUNCTION[0]
 
 
 def fenced(code: str, language: str) -> str:
@@ -30,16 +37,16 @@ def _escaped(text: str) -> str:
 
 
 class BlockReader:
-    """Reads one code block, from behind its opening line on; `end` at the start of a line ends it unclosed.
+    """Reads one code block, from behind its opening line on; a marker at the start of a line ends it unclosed.
 
     `feed` gives the JSON text that can be passed on, and, once the block is over, what follows it.
     """
 
-    def __init__(self, key: str, fence: str, end: str) -> None:
+    def __init__(self, key: str, fence: str) -> None:
         self.repairs = 0
+        self.runaway = False
         self._out = [f'{{{json.dumps(key, ensure_ascii=False)}: "']
         self._fence = fence
-        self._end = end
         self._line = ""
         self._decided = False
         self._newline = ""
@@ -82,14 +89,15 @@ class BlockReader:
 
     def _add(self, piece: str) -> str | None:
         # A piece of the current line. Gives what follows the block if this piece shows that it is over.
-        if self._after is not None and self._end in piece:
-            return piece[piece.index(self._end) :]
+        if self._after is not None and (begun := piece.find(_LEAD)) >= 0:
+            return piece[begun:]
         self._line += piece
         start = self._line.lstrip()
-        if not self._decided and start.startswith(self._end):
+        if not self._decided and _MARKERS.match(start, 0):
             return start
         maybe_fence = start.startswith(self._fence) or self._fence.startswith(start)
-        if self._decided or not maybe_fence or len(self._line) > MAX_FENCE_LINE:
+        maybe_marker = _MARKERS.partial(start, 0) == 0
+        if self._decided or not (maybe_fence or maybe_marker) or len(self._line) > MAX_FENCE_LINE:
             self._decided = True
             self._pass_line()
         return None
@@ -124,28 +132,36 @@ class BlockReader:
 
 
 class BareReader:
-    """Reads bare text up to `end`; blanks at its end are dropped."""
+    """Reads bare text up to a marker; blanks at its end are dropped."""
 
-    midway = over = False
+    midway = over = runaway = False
 
-    def __init__(self, key: str, end: str) -> None:
+    def __init__(self, key: str) -> None:
         self.repairs = 1
         self._begin = f'{{{json.dumps(key, ensure_ascii=False)}: "'
-        self._end = end
+        self._held = ""
         self._blanks: list[str] = []
 
     def feed(self, text: str) -> tuple[str, str | None]:
-        """JSON text to pass on, and the text from `end` on (None while there is none)."""
-        said, found, rest = text.partition(self._end)
-        solid = said.rstrip()
-        out = self._begin
-        self._begin = ""
-        if solid:
-            out += _escaped("".join(self._blanks) + solid)
-            self._blanks = []
-        self._blanks.append(said[len(solid) :])
-        return (out + '"}', found + rest) if found else (out, None)
+        """JSON text to pass on, and the text from the marker on (None while there is none)."""
+        text = self._held + text
+        marker = _MARKERS.find(text, 0)
+        stop = marker.start if marker else _MARKERS.partial(text, 0)
+        out, rest = self._pass_on(text[:stop]), text[stop:]
+        if marker:
+            return out + '"}', rest
+        self._held = rest
+        return out, None
 
     def close(self) -> str:
         """The JSON text that completes it."""
-        return self._begin + '"}'
+        return self._pass_on(self._held) + '"}'
+
+    def _pass_on(self, text: str) -> str:
+        out, self._begin = self._begin, ""
+        solid = text.rstrip()
+        if solid:
+            out += _escaped("".join(self._blanks) + solid)
+            self._blanks = []
+        self._blanks.append(text[len(solid) :])
+        return out
