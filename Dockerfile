@@ -21,6 +21,8 @@ WORKDIR /etc/florette
 EXPOSE 8080
 # Asks the port that CMD serves on, and never through a proxy that the environment names.
 HEALTHCHECK --interval=10s --timeout=3s --start-period=10s CMD ["python", "-c", "import urllib.request as r; r.build_opener(r.ProxyHandler({})).open('http://127.0.0.1:8080/healthz', timeout=2)"]
+# It listens on every address of the container, and so does not start before it is told FLORETTE_API_KEYS (keys to ask
+# callers for), or FLORETTE_ALLOW_UNAUTHENTICATED=true.
 # No shell in between: SIGTERM reaches florette, which lets running answers finish.
 ENTRYPOINT ["florette"]
 CMD ["serve", "--host", "0.0.0.0"]
