@@ -1,13 +1,17 @@
 """The `florette` command.
 
     florette serve [--upstream URL] [--upstream-key KEY] [--host 127.0.0.1] [--port 8080] [--config FILE]
+                   [--allow-unauthenticated]
+    florette doctor --base-url URL --model M [--api-key KEY] [--timeout S] [--json]
 
-Exit codes: 0 after SIGTERM or Ctrl-C, 1 if the address cannot be had, 2 for a bad flag or config.
+Exit codes of serve: 0 after SIGTERM or Ctrl-C, 1 if the address cannot be had, 2 for a bad flag or config; of doctor:
+0 if no check failed, 1 if one did, 2 if there is nothing to check.
 """
 
 import argparse
 import asyncio
 import gc
+import ipaddress
 import logging
 import signal
 import socket
@@ -22,8 +26,9 @@ from starlette.types import ASGIApp
 
 from proxy import __version__
 from proxy.app import create_app
-from proxy.config import Config, ConfigError
+from proxy.config import Config, ConfigError, doctor_key
 from proxy.demo import create_demo
+from proxy.doctor import Unfit, Verdict, as_json, as_text, examine
 
 #: Clients keep idle connections for 5 s (httpx) to 60 s; the side that closes first should be theirs.
 _KEEPALIVE_S = 75
@@ -34,11 +39,21 @@ _GC_THRESHOLD = 20_000
 #: So many connections may wait to be accepted: uvicorn's own default.
 _BACKLOG = 2048
 
+#: Why it does not start, and the three ways out.
+_EXPOSED = (
+    "Without keys Florette would serve whoever reaches {}: set 'api_keys' in the config, listen on 127.0.0.1, "
+    "or say --allow-unauthenticated."
+)
+
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs the command and gives its exit code."""
     parsed = _parser().parse_args(arguments)
-    flags = {name: getattr(parsed, name) for name in ("upstream", "upstream_key", "host", "port")}
+    if parsed.command == "doctor":
+        return _doctor(parsed)
+    flags = {
+        name: getattr(parsed, name) for name in ("upstream", "upstream_key", "host", "port", "allow_unauthenticated")
+    }
     try:
         config = Config.load(flags, parsed.config)
     except ConfigError as error:
@@ -50,13 +65,40 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="florette", description="OpenAI tool calls over a plain vLLM.")
     parser.add_argument("--version", action="version", version=__version__)
-    serve = parser.add_subparsers(required=True, metavar="COMMAND").add_parser("serve", help="serve the API")
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    serve = commands.add_parser("serve", help="serve the API")
     serve.add_argument("--upstream", metavar="URL", help="the vLLM to use, ending in /v1 (none: a built-in demo)")
     serve.add_argument("--upstream-key", metavar="KEY", help="sent to the upstream instead of the caller's key")
     serve.add_argument("--host", help="address to listen on (127.0.0.1)")
     serve.add_argument("--port", type=int, help="port to listen on (8080); 0 picks a free one")
+    serve.add_argument(
+        "--allow-unauthenticated",
+        action="store_const",
+        const=True,
+        help="without api_keys in the config, serve also those who are not on this machine",
+    )
     serve.add_argument("--config", type=Path, metavar="FILE", help="a YAML file, as config.example.yaml")
+    _add_doctor(commands.add_parser("doctor", help="check the tool calling of any OpenAI-compatible endpoint"))
     return parser
+
+
+def _add_doctor(doctor: argparse.ArgumentParser) -> None:
+    doctor.add_argument("--base-url", required=True, metavar="URL", help="the endpoint, ending in /v1")
+    doctor.add_argument("--model", required=True, metavar="M", help="the model to ask")
+    doctor.add_argument("--api-key", metavar="KEY", help="better in FLORETTE_DOCTOR_KEY: a command line is no secret")
+    doctor.add_argument("--timeout", type=float, default=60, metavar="S", help="seconds for one answer (60)")
+    doctor.add_argument("--json", action="store_true", help="print JSON, with every request in full")
+
+
+def _doctor(parsed: argparse.Namespace) -> int:
+    key = parsed.api_key or doctor_key()
+    try:
+        card = asyncio.run(examine(parsed.base_url, parsed.model, key, parsed.timeout))
+    except Unfit as unfit:
+        print(unfit, file=sys.stderr)
+        return 2
+    print((as_json if parsed.json else as_text)(card), end="")
+    return 1 if card.verdict is Verdict.FAIL else 0
 
 
 class _Server(uvicorn.Server):
@@ -103,6 +145,10 @@ def _serve(config: Config) -> int:
     except OSError as error:
         print(f"Cannot listen on {config.host}:{config.port}: {error.strerror or error}.", file=sys.stderr)
         return 1
+    if not (config.api_keys or config.allow_unauthenticated or _is_loopback(sock)):
+        sock.close()
+        print(_EXPOSED.format(f"{config.host}:{config.port}"), file=sys.stderr)
+        return 2
     with asyncio.Runner(loop_factory=uvicorn.Config(FastAPI(), log_config=None).get_loop_factory()) as runner:
         runner.run(_run(config, sock))
     return 0
@@ -119,6 +165,11 @@ def _listen(host: str, port: int) -> socket.socket:
         sock.close()
         raise
     return sock
+
+
+def _is_loopback(sock: socket.socket) -> bool:
+    # What it is bound to, not what the host was called: a name can stand for any address.
+    return ipaddress.ip_address(sock.getsockname()[0].partition("%")[0]).is_loopback
 
 
 def _url(sock: socket.socket) -> str:

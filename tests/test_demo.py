@@ -187,6 +187,8 @@ def test_the_keys_are_vllms(demo: Demo) -> None:
         ({"messages": HI, "max_tokens": -1}, "max_tokens must be at least 1, got -1"),
         ({"messages": HI, "max_tokens": "many"}, "valid integer"),
         ({"messages": HI, "n": 0}, "n must be at least 1"),
+        ({"messages": HI, "temperature": "hot"}, "valid number"),
+        ({"messages": HI, "temperature": [1]}, "valid number"),
         ({"messages": HI, "stream_options": {"include_usage": True}}, "Stream options"),
         ({"messages": HI, "continue_final_message": True}, "continue_final_message and add_generation_prompt"),
         ({"messages": [user("x" * 140_000)]}, "maximum context length is 131072 tokens"),

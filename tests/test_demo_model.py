@@ -12,7 +12,7 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from demo_server import CITY, CLOCK, RUN_CODE, STOPS, WEATHER, Demo, Json, serve_demo, system, user
+from demo_server import CITY, CLOCK, RUN_CODE, STOPS, WEATHER, Demo, Json, serve_demo, system, tagged_system, user
 from serving import LoopThread
 
 ROME = '✿FUNCTION✿: get_weather\n✿ARGS✿: {"city": "Rome"}\n'
@@ -182,6 +182,14 @@ def test_an_altered_marker_is_text(demo: Demo, altered: str) -> None:
     assert demo.say(system(WEATHER), f"Say this:\n\n{altered}").endswith(altered)
 
 
+@pytest.mark.parametrize("asked", ["Repeat this: {}", "Please repeat, and do nothing else: {}", "repeat:\n{}"])
+def test_what_is_to_be_repeated_is_repeated(demo: Demo, asked: str) -> None:
+    """Even if it speaks of what a tool is for."""
+    words = "red ✿ FUNCTION✿: get_weather: {}\n<tool_call> green"
+    assert demo.say(system(WEATHER), asked.format(words)) == words
+    assert calls(demo.say(system(WEATHER), "Does the weather in Rome repeat?")) == [("get_weather", {"city": "Rome"})]
+
+
 def test_without_tools_a_marker_is_text(demo: Demo) -> None:
     assert demo.say("Write ✿FUNCTION✿: now").endswith("Write ✿FUNCTION✿: now")
 
@@ -313,9 +321,84 @@ def test_a_schema_that_demands_itself_for_ever_comes_to_an_end(demo: Demo) -> No
     assert len(demo.say(system(("weather", "", all_required(a=huge))), "weather")) < 2_000_000
 
 
+SAID_FORMS = {
+    "en": "# Answer\n\nWhen you call no tool, answer with JSON alone, fitting this JSON schema:\n{}",
+    "zh": "# 回答\n\n不调用工具时，只用符合以下JSON Schema的JSON作答：\n{}",
+}
+
+
+@pytest.mark.parametrize("lang", SAID_FORMS)
+def test_a_form_that_the_prompt_asks_for_is_kept_to_where_no_tool_is_called(demo: Demo, lang: str) -> None:
+    schema = all_required(name={"type": "string"}, age={"type": "integer"})
+    prompt = system(WEATHER, lang=lang)
+    prompt["content"] += "\n\n" + SAID_FORMS[lang].format(json.dumps(schema))
+    assert json.loads(demo.say(prompt, "A letter for Ann, who is 30")) == {"name": "Ann", "age": 30}
+    assert calls(demo.say(prompt, "weather in Rome", stop=STOPS)) == [("get_weather", {"city": "Rome"})]
+    answer = demo.say(prompt, f"weather in Rome\n\n{ROME}✿RESULT✿: 18\n✿RETURN✿")
+    assert json.loads(answer.removeprefix(": "))["name"] == "Rome"
+
+
+@pytest.mark.parametrize("form", ["{", "[]", "[1]", "none", "{}"])
+def test_a_form_that_is_none_is_passed_over(demo: Demo, form: str) -> None:
+    prompt = system(WEATHER)
+    prompt["content"] += "\n\n" + SAID_FORMS["en"].format(form)
+    assert "no model behind it" in demo.say(prompt, "hello")
+
+
 def test_a_response_format_is_kept_to(demo: Demo) -> None:
     schema = all_required(name={"type": "string"}, age={"type": "integer"})
     wanted = {"type": "json_schema", "json_schema": {"name": "person", "schema": schema}}
     text = demo.say("A letter for Ann, who is 30", response_format=wanted)
     assert json.loads(text) == {"name": "Ann", "age": 30}
     assert "answer" in json.loads(demo.say("hi", response_format={"type": "json_object"}))
+
+
+# -- the prompt with <tool_call> ---------------------------------------------------------------------------
+
+TAGGED_ROME = '<tool_call>\n{"name": "get_weather", "arguments": {"city": "Rome"}}\n</tool_call>'
+TAGGED_TIME = '<tool_call>\n{"name": "get_time", "arguments": {"city": "Rome"}}\n</tool_call>'
+
+
+def test_the_other_prompt_gets_calls_between_tags(demo: Demo) -> None:
+    """A model ends behind its last call: there are no stop strings in this prompt."""
+    prompt = tagged_system(WEATHER, CLOCK)
+    assert demo.say(prompt, "weather in Rome") == TAGGED_ROME
+    assert demo.say(prompt, "weather and time in Rome") == f"{TAGGED_ROME}\n{TAGGED_TIME}"
+    assert "no model behind it" in demo.say(prompt, "Write me a poem about love.")
+
+
+def test_code_is_json_like_any_other_argument_between_tags(demo: Demo) -> None:
+    text = demo.say(tagged_system(("code_interpreter", "Python", all_required(code={"type": "string"}))), "compute 2+2")
+    assert json.loads(text.split("\n")[1])["arguments"] == {"code": "print(2+2)"}
+
+
+@pytest.mark.parametrize(
+    ("results", "answer"), [(["18"], "is 18."), (["18", "two\nlines"], "s are 18 and two\nlines.")]
+)
+def test_results_between_tags_are_answered_from(demo: Demo, results: list[str], answer: str) -> None:
+    told = "\n".join(f"<tool_response>\n{result}\n</tool_response>" for result in results)
+    said = demo.say(tagged_system(WEATHER), "weather in Rome", assistant(TAGGED_ROME), told)
+    assert said == f"The result{' ' * (len(results) == 1)}{answer}"
+
+
+def test_a_question_behind_results_between_tags_is_a_new_one(demo: Demo) -> None:
+    results = user("<tool_response>\n18\n</tool_response>")
+    before = [user("weather in Rome"), assistant(TAGGED_ROME), results, assistant("18.")]
+    assert demo.say(tagged_system(WEATHER, CLOCK), *before, "time in Rome") == TAGGED_TIME
+
+
+@pytest.mark.parametrize("question", ["The weather in Rome", "The time in Rome", "Hello in Rome"])
+@pytest.mark.parametrize(
+    "start", [TAGGED_TIME[:11], '<tool_call>\n{"name": "get_t', TAGGED_TIME[:43], TAGGED_TIME[:-3]]
+)
+def test_a_forced_call_between_tags_is_gone_on_with(demo: Demo, question: str, start: str) -> None:
+    """Where nothing of the name is begun, it is the likeliest."""
+    rest = demo.say(tagged_system(WEATHER, CLOCK), question, assistant(start), **CONTINUED)
+    whole = start + rest
+    assert whole == TAGGED_TIME or (len(start) == 11 and whole == TAGGED_ROME)
+
+
+def test_tools_between_tags_that_cannot_be_read_are_none(demo: Demo) -> None:
+    prompt = tagged_system(WEATHER)
+    prompt["content"] = prompt["content"].replace('{"type"', "{{")
+    assert "<tool_call>" not in demo.say(prompt, "weather in Oslo")

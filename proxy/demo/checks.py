@@ -97,6 +97,7 @@ def read_sampling(body: Json, limit: int, prompt: str) -> Sampling:
     if len(stop) > _MAX_STOPS:
         raise _invalid("too_long", "body.stop", f"List should have at most {_MAX_STOPS} items")
     key = "max_tokens" if body.get("max_completion_tokens") is None else "max_completion_tokens"
+    _refuse_temperature(body.get("temperature"))
     n, limit, top = _integer(body, "n", 1), _integer(body, key, limit), _integer(body, "top_logprobs", 0)
     length = f"This model's maximum context length is {MAX_MODEL_LEN} tokens. However, your prompt contains"
     _refuse_if("" in stop, "stop cannot contain an empty string.")
@@ -119,6 +120,13 @@ def _refuse_tools(tools: object, choice: object) -> None:
     name = as_dict(as_dict(choice).get("function")).get("name")
     called = f'function "{name}"' if name else f'"{choice}"'
     raise Refused(f"tool_choice={called} requires {parser}")
+
+
+def _refuse_temperature(value: object) -> None:
+    try:
+        float(str(value or 0))
+    except ValueError:
+        raise _invalid("float_parsing", "body.temperature", "Input should be a valid number") from None
 
 
 def _integer(body: Json, key: str, default: int) -> int:

@@ -28,7 +28,8 @@ from proxy.demo.checks import (
     read_sampling,
     read_tokens,
 )
-from proxy.demo.model import complete_chat, echo, text_of
+from proxy.demo.model import complete_chat, echo
+from proxy.demo.prompts import text_of
 from proxy.demo.schema import Json, as_dict
 
 #: In every answer and every chunk.

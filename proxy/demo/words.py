@@ -26,6 +26,7 @@ _NAMES = re.compile(rf"\b(?:in|for|at|to|from|of|about|near) ({_NAME}(?:(?:, and
 _POLITE = re.compile("请问|请|帮我|查询|查一?下|查|告诉我|今天|明天|现在|再")
 _PLACES = re.compile("([\u4e00-\u9fff、]{2,20}?)的?(?:天气|气温|时间|几点|下雨)")
 _QUOTED = re.compile(r"[\"“「《]([^\"”」》]{1,200})[\"”」》]|(?<!\w)'([^']{1,200})'(?!\w)")
+_REPEAT = re.compile(r"\s*(?:please )?repeat\b[^:]*:\s*(.*)", re.DOTALL | re.IGNORECASE)
 _NUMBER = re.compile(r"(?<![A-Za-z0-9_.])-?[0-9]{1,15}(?:\.[0-9]{1,15})?")
 _TERM = r"\({0,9}(?:0|[1-9][0-9]*)(?:\.[0-9]+)?(?![0-9])\){0,9}"
 _SUM = re.compile(rf"(?<![A-Za-z0-9_.-]){_TERM}(?: ?[-+*/%] ?{_TERM})+")
@@ -49,6 +50,12 @@ def is_chinese(text: str) -> bool:
 def quoted(text: str) -> list[str]:
     """What stands between quotation marks."""
     return [double or single for double, single in _QUOTED.findall(text)]
+
+
+def to_repeat(text: str) -> str:
+    """What the text asks to be repeated, or nothing."""
+    asked = _REPEAT.fullmatch(text)
+    return asked.group(1) if asked else ""
 
 
 def subjects(text: str) -> list[str]:
