@@ -12,13 +12,17 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 SERVING := .venv/.serving
 TESTING := .venv/.testing
 
-# Modules that neither wait nor reach out can be tested in full, so they are.
-SANS_IO := proxy/events.py,proxy/sse.py,proxy/chunks.py,proxy/pieces.py,proxy/refusals.py,proxy/stops.py,proxy/wire.py,proxy/errors.py,proxy/formats/*.py
+# Clients that are heavy, or want other versions than those locked, are kept apart.
+CLIENTS := .venv-clients
+NODE_CLIENTS := tests/data/node
 
-.PHONY: help run test check fix lint types floors coverage bench test-vllm lock image
+# Modules that neither wait nor reach out can be tested in full, so they are.
+SANS_IO := proxy/events.py,proxy/sse.py,proxy/chunks.py,proxy/pieces.py,proxy/refusals.py,proxy/stops.py,proxy/cost.py,proxy/limits.py,proxy/review.py,proxy/strings.py,proxy/usage.py,proxy/validation.py,proxy/wire.py,proxy/errors.py,proxy/formats/*.py,proxy/doctor/*.py
+
+.PHONY: help run test check fix lint types floors coverage bench soak test-clients test-vllm lock image
 
 help: ## List these targets
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 # Read from make's own command line only: a shell may have a HOST or a PORT for reasons of its own.
 flag = $(if $(findstring command line,$(origin $(1))),$(2) '$($(1))')
@@ -54,6 +58,14 @@ coverage: $(TESTING) ## Hold what `make test COVERAGE=1` measured against the th
 bench: $(TESTING) ## Run the benchmarks; ARGS= are passed on
 	@$(BIN)/python -m benchmarks.run $(ARGS)
 
+# pytest-asyncio comes with langchain-tests and would run what anyio runs; pytest-socket keeps all on loopback.
+test-clients: $(CLIENTS)/.ready ## Run the tests of the clients that are too heavy for `make test`
+	@FLORETTE_TEST_CLIENTS=1 $(CLIENTS)/bin/pytest -m clients -p no:asyncio --benchmark-disable --allow-hosts=127.0.0.1 \
+		tests/test_clients_*.py $(ARGS)
+
+soak: $(TESTING) ## Read a million broken answers, on all processors; FLORETTE_SOAK= sets another number
+	@FLORETTE_SOAK=$${FLORETTE_SOAK:-1000000} $(BIN)/pytest -m soak -rP $(ARGS)
+
 test-vllm: $(TESTING) ## Run the tests that need a real vLLM; FLORETTE_TEST_VLLM=http://host:8000/v1
 	@test -n "$$FLORETTE_TEST_VLLM" || { \
 		echo "Say where the vLLM is: make test-vllm FLORETTE_TEST_VLLM=http://host:8000/v1" >&2; exit 2; }
@@ -65,10 +77,11 @@ COMPILE = $(BIN)/uv pip compile --quiet --no-config --no-emit-index-url --no-emi
 	--universal --python-version 3.11 --generate-hashes --custom-compile-command 'make lock' \
 	$(if $(UPGRADE),--upgrade) --group build
 
-lock: $(BIN)/python ## Write both locks anew from pyproject.toml; UPGRADE=1 takes the newest versions
+lock: $(BIN)/python ## Write the locks anew from pyproject.toml; UPGRADE=1 takes the newest versions
 	@$(PIP) install uv==$(UV_VERSION)
 	@$(COMPILE) --extra dev pyproject.toml --output-file .ci/requirements.lock
 	@$(COMPILE) --constraint .ci/requirements.lock pyproject.toml --output-file requirements.lock
+	@$(COMPILE) --no-generate-hashes --group clients pyproject.toml --output-file tests/clients.txt
 
 image: ## Build the container image
 	docker build --tag florette .
@@ -95,4 +108,13 @@ $(SERVING): requirements.lock pyproject.toml | $(BIN)/python
 $(TESTING): .ci/requirements.lock $(SERVING)
 	@echo "Setting up .venv for testing ..."
 	@$(PIP) install --require-hashes --requirement .ci/requirements.lock
+	@touch $@
+
+# npm would record in a lock where it fetched each package from, so the versions in package.json are all that is pinned.
+$(CLIENTS)/.ready: tests/clients.txt $(NODE_CLIENTS)/package.json | $(BIN)/python
+	@command -v npm >/dev/null || { echo "The clients for Node need npm, which comes with Node.js 20 or newer" >&2; exit 2; }
+	@echo "Setting up $(CLIENTS) and $(NODE_CLIENTS)/node_modules ..."
+	@$(BIN)/python -m venv --clear $(CLIENTS)
+	@$(CLIENTS)/bin/python -m pip --disable-pip-version-check --quiet install --requirement tests/clients.txt
+	@npm --prefix $(NODE_CLIENTS) install --no-package-lock --ignore-scripts --no-audit --no-fund --loglevel error >/dev/null
 	@touch $@

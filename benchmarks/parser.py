@@ -1,4 +1,4 @@
-"""What the qwen parser costs per character, from 1 k to 1 M characters, in pieces of 4 and whole.
+"""What the parsers cost per character, from 1 k to 1 M characters, in pieces of 4 and whole.
 
 Some texts are what models write, the rest is what a hostile one would.
 """
@@ -9,9 +9,9 @@ from functools import partial
 from itertools import repeat
 from typing import Any
 
-from proxy.formats.base import Parser
-from proxy.formats.qwen import Qwen
-from proxy.wire import Choice, Message, Tool
+from proxy.formats.base import Options, Parser, ToolUse
+from proxy.formats.registry import FORMATS
+from proxy.wire import Message, Tool
 
 SIZES = (1_000, 10_000, 100_000, 1_000_000)
 QUICK_SIZES = (1_000, 100_000)
@@ -21,8 +21,9 @@ PIECES, WHOLE = "pieces", "whole"
 _CALL = "✿FUNCTION✿: get_weather\n✿ARGS✿: "
 _CODE = "✿FUNCTION✿: code_interpreter\n✿ARGS✿:\n```py\n"
 
-#: Name -> what the text begins with, and what it then repeats.
-TEXTS = {
+_TAGGED = '<tool_call>\n{"name": "get_weather", "arguments": '
+
+_QWEN_TEXTS = {
     "arguments": (_CALL + '{"notes": "', 'rain and 西湖 umbrella, \\"wind\\"; '),
     "plain text": ("", "The weather in 杭州 is fine today.\n"),
     "code block": (_CODE, "for hour in range(24):\n    print(hour, '晴')\n"),
@@ -37,6 +38,21 @@ TEXTS = {
     "fences": (_CODE, "```\n"),
 }
 
+_NOUS_TEXTS = {
+    "arguments": (_TAGGED + '{"notes": "', 'rain and 西湖 umbrella, \\"wind\\"; '),
+    "many calls": ("", _TAGGED + '{"city": "Paris"}}\n</tool_call>\n'),
+    "markers": ("", "<tool_call>"),
+    "open objects": ("", '<tool_call>{"name": "x"'),
+    "arguments first": ("", '<tool_call>{"arguments": {"notes": "rain'),
+    "lines": (_TAGGED + '{"notes": "', "\n</tool_cal"),
+}
+
+#: Format and name -> what the text begins with, and what it then repeats.
+TEXTS = {
+    **{("qwen", name): text for name, text in _QWEN_TEXTS.items()},
+    **{("nous", name): text for name, text in _NOUS_TEXTS.items()},
+}
+
 _TOOLS = [
     Tool(
         name="get_weather",
@@ -44,6 +60,7 @@ _TOOLS = [
     ),
     Tool(name="code_interpreter", parameters={"properties": {"code": {"type": "string"}}}),
 ]
+_USE = ToolUse(_TOOLS)
 
 #: Short texts are read again and again, until this many characters have been read.
 _READ_AT_LEAST = 30_000
@@ -78,27 +95,28 @@ class ParseCost:
 def measure(sizes: tuple[int, ...]) -> list[ParseCost]:
     """The cost of every text in both cuts."""
     return [
-        ParseCost(name, cut, {size: _cost(_text(name, size), piece or size) for size in sizes})
+        ParseCost(" ".join(name), cut, {size: _cost(name, size, piece or size) for size in sizes})
         for name in TEXTS
         for cut, piece in ((PIECES, PIECE), (WHOLE, 0))
     ]
 
 
-def _text(name: str, size: int) -> str:
+def _text(name: tuple[str, str], size: int) -> str:
     start, unit = TEXTS[name]
     return (start + unit * (size // len(unit) + 1))[:size]
 
 
-def _cost(text: str, piece: int) -> float:
+def _cost(name: tuple[str, str], size: int, piece: int) -> float:
+    text = _text(name, size)
     pieces = [text[at : at + piece] for at in range(0, len(text), piece)]
     rounds = max(1, _READ_AT_LEAST // len(text))
     tries = _TRIES if len(text) <= _TRIED_AGAIN else 1
     # The least of several: whatever else the machine does can only add.
-    return min(_spent_ns(pieces, rounds) for _ in range(tries)) / rounds / len(text)
+    return min(_spent_ns(name[0], pieces, rounds) for _ in range(tries)) / rounds / len(text)
 
 
-def _spent_ns(pieces: list[str], rounds: int) -> int:
-    parsers = [_parser() for _ in repeat(None, rounds)]
+def _spent_ns(format_name: str, pieces: list[str], rounds: int) -> int:
+    parsers = [_parser(format_name) for _ in repeat(None, rounds)]
     before_ns = time.process_time_ns()
     for parser in parsers:
         for piece in pieces:
@@ -107,7 +125,7 @@ def _spent_ns(pieces: list[str], rounds: int) -> int:
     return time.process_time_ns() - before_ns
 
 
-def _parser() -> Parser:
-    qwen = Qwen()
-    prompt = qwen.render([Message(role="user", content="Hi")], _TOOLS, Choice(), parallel=True)
-    return qwen.parser(prompt, _TOOLS, Choice(), parallel=True, new_id=partial(str, "call_0"))
+def _parser(format_name: str) -> Parser:
+    spoken = FORMATS[format_name](Options())
+    prompt = spoken.render([Message(role="user", content="Hi")], _USE)
+    return spoken.parser(prompt, _USE, new_id=partial(str, "call_0"))

@@ -83,7 +83,7 @@ def markdown(results: Results) -> str:
 
 
 def _verdicts(results: Results) -> str:
-    # Twenty-four lines that all say "flat" help nobody: of the parser's, the worst of each cut.
+    # Dozens of lines that all say "flat" help nobody: of the parser's, the worst of each cut.
     told = [verdict for verdict in verdicts(results) if not verdict.target.startswith("parsing")]
     parsing = [verdict for verdict in verdicts(results) if verdict.target.startswith("parsing")]
     if parsing:

@@ -10,10 +10,15 @@ from fastapi import FastAPI
 from starlette.types import Receive, Scope, Send
 
 from proxy.answers import SERVER_SEND
-from proxy.chat import Chat
+from proxy.auth import Caller, Key, Keys
+from proxy.chat import Chat, Profile
 from proxy.config import Config
-from proxy.formats.qwen import Qwen
-from proxy.routes import Service, add_routes
+from proxy.formats.base import Options
+from proxy.formats.registry import FORMATS, Formats
+from proxy.guard import Guard
+from proxy.limits import Limits
+from proxy.prompting import Prompting
+from proxy.routes import OPEN_PATHS, Service, add_routes
 from proxy.upstream import Patience, Upstream, aiohttp_transport
 
 
@@ -35,18 +40,22 @@ def create_app(
     *,
     transport: Callable[[], httpx.AsyncBaseTransport] = aiohttp_transport,
     now: Callable[[], float] = time.time,
+    clock: Callable[[], int] = time.monotonic_ns,
     new_id: Callable[[], str] = lambda: secrets.token_hex(12),
+    formats: Formats = FORMATS,
 ) -> FastAPI:
     """Florette in front of `config.upstream`.
 
-    The seams: `transport` makes the HTTP transport to the upstream, `now` gives seconds since 1970, `new_id` the
-    random part of the ids of answers and calls. A config without an upstream is a ValueError: `cli` fills in the
-    demo's address.
+    The seams: `transport` makes the HTTP transport to the upstream, `now` gives seconds since 1970, `clock` the
+    nanoseconds by which limits are counted, `new_id` the random part of the ids of answers and calls, `formats` those
+    that the config may name. A config without an upstream is a ValueError: `cli` fills in the demo's address.
     """
     if config.upstream is None:
         raise ValueError("create_app needs an upstream")
-    upstream = Upstream(config.upstream, _key(config), _patience(config), transport())
-    qwen = Qwen(config.default_system, config.language, config.vision, config.thinking_begun)
+    keys = _keys(config)
+    upstream = Upstream(config.upstream, _key(config), _patience(config), transport(), passes_keys=not keys)
+    usual = _profile(config, formats)
+    profiles = {model: _profile(config.overridden(prompting), formats) for model, prompting in config.models.items()}
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
@@ -54,13 +63,36 @@ def create_app(
         await upstream.aclose()
 
     app = _App(title="Florette", lifespan=lifespan, openapi_url=None)
-    chat = Chat(upstream, qwen, lambda: f"call_{new_id()}")
+    chat = Chat(upstream, lambda model: profiles.get(model or "", usual), lambda: f"call_{new_id()}", now)
     add_routes(app, Service(upstream, chat, config.max_body_bytes, config.reasoning_field, now, new_id))
+    app.add_middleware(Guard, keys=Keys(keys, clock), open_paths=OPEN_PATHS)
     return app
+
+
+def _profile(prompting: Prompting, formats: Formats) -> Profile:
+    options = Options(
+        default_system=prompting.default_system,
+        language=prompting.language,
+        vision=prompting.vision,
+        thinking_begun=prompting.thinking_begun,
+        history=prompting.history,
+        control_tokens=prompting.control_tokens,
+    )
+    return Profile(formats[prompting.format](options), prompting.guided, prompting.repairs)
 
 
 def _key(config: Config) -> str | None:
     return config.upstream_key.get_secret_value() if config.upstream_key else None
+
+
+def _keys(config: Config) -> list[Key]:
+    return [
+        Key(
+            Caller(entry.name, Limits(entry.requests_per_minute, entry.tokens_per_minute, entry.concurrent_requests)),
+            entry.digest,
+        )
+        for entry in config.api_keys
+    ]
 
 
 def _patience(config: Config) -> Patience:

@@ -1,34 +1,27 @@
 """One turn: a chat request -> the prompt -> the upstream -> the model's text -> events.
 
-    request -> Format.render -> Prompt -> Upstream -> pieces -> StopStrings -> Parser -> (choice, Event) ...
+    request -> Format.render -> Prompt -> Upstream -> pieces -> StopStrings -> Parser -> Review -> (choice, Event) ...
+                    ^                                                             |
+                    `-------------- the model is told of its mistake -------------'
 
 Streamed or not, the upstream's text goes through the same parser; what is not streamed is one piece.
 """
 
 from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from contextlib import aclosing
+from dataclasses import dataclass, replace
 from typing import Any
 
-from proxy.errors import ChoiceNotMet, InvalidRequest, UpstreamBroken
-from proxy.events import (
-    CallArguments,
-    CallEnd,
-    CallStart,
-    Event,
-    Extras,
-    Halt,
-    ParserEvent,
-    Reasoning,
-    Text,
-    TurnEnd,
-    TurnStart,
-    Usage,
-)
-from proxy.formats.base import Format, Parser, Prompt
+from proxy.errors import FloretteError, InvalidRequest, UpstreamBroken, UpstreamRefused
+from proxy.events import Event, Extras, Halt, ParserEvent, TurnEnd, TurnStart, Usage
+from proxy.formats.base import Format, Grammar, Parser, Prompt, ToolUse
+from proxy.guidance import Guidance, Guided, is_refusal, is_wanted, structural_tag
 from proxy.pieces import Piece, PieceReader, read_whole
+from proxy.review import Review
 from proxy.stops import UPSTREAM_LIMIT, StopStrings
 from proxy.upstream import Upstream
-from proxy.wire import ChatRequest
+from proxy.usage import Tally
+from proxy.wire import ChatRequest, Message
 
 Said = tuple[int, Event]
 
@@ -36,11 +29,10 @@ Said = tuple[int, Event]
 _TOOL_FIELDS = frozenset(("tools", "tool_choice", "parallel_tool_calls", "functions", "function_call"))
 
 #: Constrained to one of these, a model could not write a marker.
-_WHOLE_ANSWER_FORMATS = frozenset(("json_object", "json_schema"))
+_WHOLE_ANSWERS = ("json_object", "json_schema")
 
-
-#: In a turn's prompt the assistant's last words stand in the user's message: there is none to continue.
-_CONTINUING = frozenset(("continue_final_message", "add_generation_prompt"))
+#: A turn's prompt is not the caller's: what of it is continued, and said again before the answer, is ours to say.
+_CONTINUING = frozenset(("continue_final_message", "add_generation_prompt", "echo"))
 
 
 def without_tool_fields(body: Mapping[str, Any]) -> dict[str, Any]:
@@ -48,113 +40,245 @@ def without_tool_fields(body: Mapping[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in body.items() if name not in _TOOL_FIELDS}
 
 
-class Chat:
-    """Runs turns against one upstream in one format; `new_id` gives each call its id."""
+@dataclass(frozen=True, slots=True)
+class Profile:
+    """How a model is talked to. `repairs`: how often a call that is wrong may be asked for again."""
 
-    def __init__(self, upstream: Upstream, fmt: Format, new_id: Callable[[], str]) -> None:
+    format: Format
+    guided: Guided = "auto"
+    repairs: int = 0
+
+
+class Chat:
+    """Runs turns against one upstream; `profile` tells how to talk to a model, `new_id` gives each call its id.
+
+    `now` gives seconds; they only have to go forward.
+    """
+
+    def __init__(
+        self,
+        upstream: Upstream,
+        profile: Callable[[str | None], Profile],
+        new_id: Callable[[], str],
+        now: Callable[[], float],
+    ) -> None:
         self._upstream = upstream
-        self._format = fmt
+        self._profile = profile
         self._new_id = new_id
+        self._guidance = Guidance(upstream, now)
 
     async def turn(
-        self, request: ChatRequest, body: Mapping[str, Any], headers: Mapping[str, str]
+        self, request: ChatRequest, body: Mapping[str, Any], headers: Mapping[str, str], *, counted: bool = False
     ) -> AsyncGenerator[list[Said], None]:
         """The events of one answer, those that came together as one list.
 
-        Raises what `Upstream` raises, UpstreamBroken and ChoiceNotMet.
+        A Usage ends it if the caller wants to see it, or if it is `counted`. Raises what `Upstream` raises,
+        UpstreamBroken, ChoiceNotMet, AnswerNotMet and RunawayArguments.
         """
-        prompt = self._prompt(request)
-        sent, local_stops = _upstream_body(request, body, prompt)
-        turn = _Turn(request, prompt, lambda: self._parser(request, prompt), local_stops)
-        if not request.stream:
-            pieces, usage = read_whole(await self._upstream.complete(sent, headers))
-            yield turn.go_on(pieces)
-        else:
-            reader = PieceReader(each_usage=request.wants_each_usage)
-            async with aclosing(self._upstream.stream(sent, headers)) as reads:
-                async for payloads in reads:
-                    yield turn.go_on(reader.feed(payloads))
-                    if failed := turn.failed or reader.failed:
-                        raise failed
-                    if not reader.done and turn.is_over():
-                        break
-            usage = reader.usage if request.wants_usage else None
-        yield turn.end(usage)
-        if turn.failed:
-            raise turn.failed
-
-    def _prompt(self, request: ChatRequest) -> Prompt:
+        turn = _Turn(request, body, self._profile(request.model), self._new_id, counted=counted)
+        refused: Grammar | None = None
+        ask: _Ask | None = turn.first(await self._grammar(turn, body, headers))
         try:
-            return self._format.render(request.messages, request.declared, request.choice, request.parallel)
-        except RecursionError:
-            raise InvalidRequest("The request body is nested too deeply.") from None
+            while ask is not None:
+                reader = PieceReader(each_usage=request.wants_each_usage)
+                try:
+                    if ask.streamed:
+                        async with aclosing(self._upstream.stream(ask.body, headers)) as reads:
+                            async for payloads in reads:
+                                yield turn.go_on(reader.feed(payloads))
+                                if failed := turn.failed or reader.failed:
+                                    raise failed
+                                if not reader.done and turn.is_over():
+                                    break
+                        yield turn.end(reader.usage, None if reader.done else reader.chunks)
+                    else:
+                        pieces, usage = read_whole(await self._upstream.complete(ask.body, headers))
+                        yield turn.go_on(pieces)
+                        yield turn.end(usage)
+                except UpstreamRefused as error:
+                    if ask.grammar is None or turn.heard or not is_refusal(error):
+                        raise
+                    refused, ask = ask.grammar, turn.first(None)
+                    continue
+                if turn.failed:
+                    raise turn.failed
+                ask = turn.next()
+        finally:
+            if refused is not None and turn.heard:
+                self._guidance.refused(refused)
+        if usage := turn.usage:
+            yield [(0, Usage(usage))]
 
-    def _parser(self, request: ChatRequest, prompt: Prompt) -> Parser:
-        return self._format.parser(prompt, request.declared, request.choice, request.parallel, self._new_id)
+    async def _grammar(self, turn: "_Turn", body: Mapping[str, Any], headers: Mapping[str, str]) -> Grammar | None:
+        if not is_wanted(turn.profile.guided, turn.use, body):
+            return None
+        grammar = turn.grammar()
+        return grammar if await self._guidance.allows(grammar, body, headers) else None
 
 
-def _upstream_body(request: ChatRequest, body: Mapping[str, Any], prompt: Prompt) -> tuple[dict[str, Any], list[str]]:
-    # What the upstream is asked, and the caller's stop strings that did not fit.
-    kept = {name: value for name, value in without_tool_fields(body).items() if name not in _CONTINUING}
-    sent = kept | {"messages": prompt.messages}
-    stops = request.stops
-    room = UPSTREAM_LIMIT - len(prompt.stop)
-    if stops or prompt.stop:
-        sent["stop"] = [*stops[:room], *prompt.stop]
-    answer_format = sent.get("response_format")
-    if prompt.stop and isinstance(answer_format, dict) and answer_format.get("type") in _WHOLE_ANSWER_FORMATS:
-        del sent["response_format"]
-    if request.wants_usage:
-        # The upstream may be dropped before its usage chunk: then the last count is the one to tell.
-        sent["stream_options"] = {**sent["stream_options"], "continuous_usage_stats": True}
-    return sent, stops[room:]
+def _use(request: ChatRequest) -> ToolUse:
+    use = ToolUse(request.declared, request.choice, request.parallel)
+    # Without tools the upstream enforces the format by itself.
+    return replace(use, answer=request.answer_schema) if use.offered else use
+
+
+@dataclass(frozen=True, slots=True)
+class _Ask:
+    """One request to the upstream; `grammar` is the one that the body carries."""
+
+    body: dict[str, Any]
+    streamed: bool
+    grammar: Grammar | None
 
 
 class _Turn:
-    """Goes through the pieces of one answer: one parser for each choice."""
+    """One answer: what the upstream is asked for it, at first and after a mistake, and what its pieces say."""
 
     def __init__(
-        self, request: ChatRequest, prompt: Prompt, new_parser: Callable[[], Parser], local_stops: list[str]
+        self,
+        request: ChatRequest,
+        body: Mapping[str, Any],
+        profile: Profile,
+        new_id: Callable[[], str],
+        *,
+        counted: bool,
     ) -> None:
-        include = bool(request.include_stop_str_in_output)
-        self._choices = [
-            _Choice(request, new_parser(), StopStrings(local_stops, include=include) if local_stops else None, prompt)
-            for _ in range(request.n or 1)
-        ]
+        self._request = request
+        self._body = {name: value for name, value in without_tool_fields(body).items() if name not in _CONTINUING}
+        self.profile = profile
+        self.use = _use(request)
+        self._new_id = new_id
+        # One call is all that is wanted: the upstream can be dropped behind it, if it streams.
+        self._streamed = bool(request.stream) or (self.use.offered and self.use.single)
+        self._counts = counted or request.wants_usage or not request.stream
+        self._prompt = self._render(())
+        self._choices: list[_Choice] = []
+        self._asked: Sequence[int] = ()
+        self._guided = False
+        self._tally = Tally()
         self._head: Mapping[str, Any] = {}
         self._begun = 0
+        self._tried = False
+        self.heard = False
+
+    # -- what the upstream is asked ------------------------------------------------------------------------
+
+    def grammar(self) -> Grammar:
+        """What the answer to the prompt may be."""
+        return self.profile.format.grammar(self._prompt, self.use)
+
+    def first(self, grammar: Grammar | None) -> _Ask:
+        """The request for all choices."""
+        self._guided = grammar is not None
+        self._choices = [
+            _Choice(Review(self.use, repairs=self.profile.repairs, trusted=self._guided))
+            for _ in range(self._request.n or 1)
+        ]
+        return self._ask(range(len(self._choices)), grammar)
+
+    def next(self) -> _Ask | None:
+        """The request for a choice that has to be asked again, telling the model of its mistake; None if none has."""
+        for index, choice in enumerate(self._choices):
+            if choice.stopped_short:
+                # Without the format's stop strings: the parser finds its markers by itself.
+                self._prompt = replace(self._prompt, stop=())
+            elif mistake := choice.review.mistake:
+                self._prompt = self._render(mistake.told)
+                choice.review.again()
+            else:
+                continue
+            self._tried = True
+            return self._ask([index], self.grammar() if self._guided else None)
+        return None
+
+    def _render(self, told: Sequence[Message]) -> Prompt:
+        try:
+            return self.profile.format.render([*self._request.messages, *told], self.use)
+        except RecursionError:
+            raise InvalidRequest("The request body is nested too deeply.") from None
+
+    def _ask(self, choices: Sequence[int], grammar: Grammar | None) -> _Ask:
+        self._asked = choices
+        prompt = self._prompt
+        stops = self._request.stops
+        room = UPSTREAM_LIMIT - len(prompt.stop)
+        include = bool(self._request.include_stop_str_in_output)
+        for index in choices:
+            parser = self.profile.format.parser(prompt, self.use, self._new_id)
+            local_stops = StopStrings(stops[room:], include=include) if stops[room:] else None
+            self._choices[index].begin(parser, prompt, local_stops)
+        sent = self._body | {"messages": prompt.messages}
+        if len(choices) < len(self._choices):
+            sent["n"] = len(choices)
+        if stops or prompt.stop:
+            sent["stop"] = [*stops[:room], *prompt.stop]
+        if prompt.continued:
+            sent |= {"continue_final_message": True, "add_generation_prompt": False}
+        if prompt.special:
+            sent.setdefault("skip_special_tokens", False)
+        self._format_answer(sent, grammar)
+        self._count(sent)
+        return _Ask(sent, self._streamed, grammar)
+
+    def _format_answer(self, sent: dict[str, Any], grammar: Grammar | None) -> None:
+        answer_format = sent.get("response_format")
+        if grammar is not None:
+            sent["response_format"] = structural_tag(grammar)
+        elif self.use.offered and isinstance(answer_format, dict) and answer_format.get("type") in _WHOLE_ANSWERS:
+            del sent["response_format"]
+
+    def _count(self, sent: dict[str, Any]) -> None:
+        if self._streamed and self._counts:
+            # The upstream may be dropped before its usage chunk: then the last count is the one to tell.
+            counted = {"include_usage": True, "continuous_usage_stats": True}
+            sent["stream_options"] = {**(sent.get("stream_options") or {}), **counted}
+
+    # -- what it says --------------------------------------------------------------------------------------
 
     @property
-    def failed(self) -> ChoiceNotMet | None:
-        """What the model did not do that the caller demanded."""
-        return next((choice.failed for choice in self._choices if choice.failed), None)
+    def failed(self) -> FloretteError | None:
+        """What the model did not do that the caller demanded, told or not."""
+        return next((choice.review.failed for choice in self._choices if choice.review.failed), None)
 
     def is_over(self) -> bool:
         """True if nothing that the upstream may still send is wanted."""
-        return all(choice.halted for choice in self._choices)
+        return all(self._choices[index].is_over for index in self._asked)
 
     def go_on(self, pieces: list[Piece]) -> list[Said]:
+        """The events of these pieces."""
+        self.heard = self.heard or bool(pieces)
         said: list[Said] = []
         for piece in pieces:
-            index = piece.choice
-            if index is None:
+            if piece.choice is None:
                 said += self._whole(piece.head or {})
-            elif index < len(self._choices):
+            elif piece.choice < len(self._asked):
+                index = self._asked[piece.choice]
                 if self._begun <= index:
                     said += self._begin(index)
                 said += [(index, event) for event in self._choices[index].read(piece)]
         return said
 
-    def end(self, usage: Mapping[str, Any] | None) -> list[Said]:
+    def end(self, usage: Mapping[str, Any] | None, dropped_behind: int | None = None) -> list[Said]:
+        """The end of what was asked. `usage` is the upstream's last word; it was dropped behind so many chunks."""
         said: list[Said] = []
-        for index, choice in enumerate(self._choices):
+        for index in self._asked:
             said += self._begin(index)
-            said += [(index, event) for event in choice.end()]
-        if usage is not None:
-            said.append((0, Usage(usage)))
+            said += [(index, event) for event in self._choices[index].end()]
+        if usage is None and dropped_behind is not None:
+            self._tally.estimate(len(str(self._prompt.messages)), dropped_behind)
+        else:
+            self._tally.add(usage)
         return said
 
+    @property
+    def usage(self) -> Mapping[str, Any] | None:
+        """What the whole answer took, if it is to be told."""
+        return self._tally.usage if self._counts else None
+
     def _whole(self, head: Mapping[str, Any]) -> list[Said]:
+        if self._tried:
+            # One answer has one id, and its usage is told at its end.
+            return []
         if self._begun:
             return [(0, Extras({}, head))]
         self._head = {**self._head, **head}
@@ -169,31 +293,40 @@ class _Turn:
 class _Choice:
     """Reads one choice and says how it finished."""
 
-    def __init__(self, request: ChatRequest, parser: Parser, stops: StopStrings | None, prompt: Prompt) -> None:
-        self._demand = request.choice
+    def __init__(self, review: Review) -> None:
+        self.review = review
+
+    def begin(self, parser: Parser, prompt: Prompt, stops: StopStrings | None) -> None:
+        """The upstream is asked, for the first time or again."""
         self._parser = parser
         self._stops = stops
         self._marker_stops = prompt.stop
-        self._calls = 0
-        self._truncated = False
+        self._may_repeat_marker = prompt.after_results
+        self.stopped_short = False
         self._finish: str | None = None
         self._fields: dict[str, Any] = {}
+        self._kept: list[Event] = []
         self._ended = False
-        self.halted = False
-        self.failed: ChoiceNotMet | None = None
+        self._halted = False
+
+    @property
+    def is_over(self) -> bool:
+        """True if nothing that may still come is wanted."""
+        return self._halted or self.review.over
 
     def read(self, piece: Piece) -> Sequence[Event]:
-        if self._ended or self.failed:
+        """The events of a piece."""
+        if self._ended or self.review.over:
             return ()
-        if piece.fields is None and piece.finish is None and not piece.reasoning:
-            return self._feed(piece.content) if piece.content and not self.halted else ()
-        events: list[Event] = []
+        if piece.fields is None and piece.finish is None and not (piece.reasoning or self._kept):
+            return self._feed(piece.content) if piece.content and not self._halted else ()
         if piece.fields:
-            events += self._extras(piece)
-        if piece.reasoning:
-            events.append(Reasoning(piece.reasoning))
-        if piece.content and not self.halted:
+            self._keep(piece)
+        events: list[Event] = [*self._checked(self._parser.think(piece.reasoning))] if piece.reasoning else []
+        if piece.content and not self._halted:
             events += self._feed(piece.content)
+        if not self.review.holds:
+            events = [*self._released(), *events]
         if piece.finish is not None:
             self._finish = self._finish or piece.finish
             events += self.end()
@@ -201,14 +334,14 @@ class _Choice:
 
     def end(self) -> list[Event]:
         """The end of the choice, once: UpstreamBroken if the upstream never said that it was finished."""
-        if self._ended:
+        if self._ended or self.review.over:
             return []
-        if self._finish is None and not self.halted:
+        if self._finish is None and not self._halted:
             raise UpstreamBroken("The upstream's answer ended before it was finished.")
         self._ended = True
         finish = self._finish or "stop"
         events: list[Event] = []
-        if self._stops and not self.halted:
+        if self._stops and not self._halted:
             events += self._checked(self._parser.feed(self._stops.close()))
         stop = self._fields.get("stop_reason")
         if stop in self._marker_stops:
@@ -216,16 +349,27 @@ class _Choice:
             if self._parser.midway:
                 # The marker was a word of the thinking or of a string: what came behind it is missing.
                 finish = "length"
+            elif self._may_repeat_marker:
+                # The model said once more the marker that its prompt ends in: no end, but the beginning.
+                self.stopped_short = True
+                return []
         # A stop string of the caller's ends the text wherever it stands, as `max_tokens` does.
         cut_off = finish == "length" or (isinstance(stop, str) and stop not in self._marker_stops)
         events += self._checked(self._parser.close(truncated=cut_off))
-        return [*events, *self._turn_end(finish)]
+        events += self.review.close(finish)
+        return [] if self.review.over else [*self._released(), *events, self._turn_end(finish)]
 
-    def _extras(self, piece: Piece) -> list[Event]:
+    def _keep(self, piece: Piece) -> None:
+        # Log probabilities hold the words: they are held back with them.
         fields = dict(piece.fields or {})
         if piece.finish is not None and "stop_reason" in fields:
             self._fields = {"stop_reason": fields.pop("stop_reason")}
-        return [Extras(fields)] if fields else []
+        if fields:
+            self._kept.append(Extras(fields))
+
+    def _released(self) -> list[Event]:
+        kept, self._kept = self._kept, []
+        return kept
 
     def _feed(self, content: str) -> Sequence[Event]:
         if self._stops is None:
@@ -233,37 +377,20 @@ class _Choice:
         events = self._checked(self._parser.feed(self._stops.feed(content)))
         if self._stops.stopped_by is not None:
             self._finish, self._fields = "stop", {"stop_reason": self._stops.stopped_by}
-            self.halted = True
+            self._halted = True
         return events
 
     def _checked(self, said: list[ParserEvent]) -> Sequence[Event]:
-        for number, event in enumerate(said):
-            match event:
-                case CallArguments() | Text() | Reasoning():
-                    pass
-                case CallStart(name=name) if self._demand.mode == "named" and name != self._demand.name:
-                    self.failed = _unmet(self._demand.name)
-                    return said[:number]
-                case CallEnd(truncated=truncated):
-                    self._calls += not truncated
-                    self._truncated = truncated
-                case Halt():
-                    # Whatever ends the upstream's text behind this, the answer is complete.
-                    self.halted, self._finish = True, self._finish or "stop"
-        return said
+        self._may_repeat_marker = self._may_repeat_marker and not said
+        passed = self.review.pass_on(said)
+        if passed and type(passed[-1]) is Halt:
+            # Whatever ends the upstream's text behind this, the answer is complete.
+            self._halted, self._finish = True, self._finish or "stop"
+        return passed
 
-    def _turn_end(self, finish: str) -> list[Event]:
-        if self._truncated:
+    def _turn_end(self, finish: str) -> TurnEnd:
+        if self.review.truncated:
             finish = "length"
-        elif self._calls and finish == "stop":
+        elif self.review.calls and finish == "stop":
             finish = "tool_calls"
-        if finish != "length" and not self._calls and self._demand.mode in ("required", "named"):
-            self.failed = self.failed or _unmet(self._demand.name)
-        return [] if self.failed else [TurnEnd(finish, self._fields)]
-
-
-def _unmet(name: str | None) -> ChoiceNotMet:
-    wanted = f"'{name}'" if name else "a tool"
-    return ChoiceNotMet(
-        f"The model did not call {wanted}, although tool_choice demands it; ask again or word the request clearer."
-    )
+        return TurnEnd(finish, self._fields)

@@ -4,14 +4,27 @@ Flags beat `FLORETTE_...` variables, which beat the file, which beats the defaul
 bounds, in `config.example.yaml`. A ConfigError is one sentence that names the key.
 """
 
+import hashlib
 import os
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, Literal, Self, get_origin
 from urllib.parse import urlsplit
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError, field_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    PrivateAttr,
+    SecretStr,
+    ValidationError,
+    ValidationInfo,
+    field_validator,
+    model_validator,
+)
+
+from proxy.prompting import Prompting
 
 _PREFIX = "FLORETTE_"
 
@@ -20,15 +33,74 @@ class ConfigError(Exception):
     """The configuration cannot be used; the message names the key and what is wrong with it."""
 
 
-class Config(BaseModel):
-    """Everything that an operator can set."""
+class ApiKey(BaseModel):
+    """A key that callers may show, and what it may use. It stands here by its SHA-256 or by a variable's name only."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
+
+    name: Annotated[str, Field(pattern=r"^[\w.-]{1,64}$", description="Whose it is; told in logs and errors.")]
+    sha256: Annotated[str | None, Field(repr=False, description="The key's SHA-256 in hexadecimal digits.")] = None
+    env: Annotated[str | None, Field(min_length=1, description="The environment variable that holds the key.")] = None
+    requests_per_minute: Annotated[int | None, Field(ge=1, le=10**6, description="Requests in any minute.")] = None
+    tokens_per_minute: Annotated[int | None, Field(ge=1, le=10**12, description="Tokens in any minute.")] = None
+    concurrent_requests: Annotated[int | None, Field(ge=1, le=10**6, description="Answers at the same time.")] = None
+    _digest: bytes = PrivateAttr(b"")
+
+    @property
+    def digest(self) -> bytes:
+        """The key's SHA-256."""
+        return self._digest
+
+    @model_validator(mode="after")
+    def _is_one_key(self, info: ValidationInfo) -> Self:
+        if self._digest:
+            # Validated once more, as a part of a Config that is made of it: the variable may be gone.
+            return self
+        if (self.sha256 is None) == (self.env is None):
+            raise ValueError("must have either 'sha256' or 'env'")
+        if self.env is None:
+            self._digest = _digest_of(self.sha256 or "")
+        else:
+            self._digest = _digest_in(self.env, (info.context or {}).get("environment", os.environ))
+        return self
+
+
+def _digest_of(written: str) -> bytes:
+    try:
+        digest = bytes.fromhex(written)
+    except ValueError:
+        digest = b""
+    if len(digest) != hashlib.sha256().digest_size:
+        raise ValueError("'sha256' must be the 64 digits that sha256sum prints; the key itself has no place here")
+    return digest
+
+
+def _digest_in(variable: str, environment: Mapping[str, str]) -> bytes:
+    key = _bare(environment.get(variable, ""))
+    if not key:
+        raise ValueError(f"the variable '{variable}' is to hold a key, but is empty or not set")
+    return hashlib.sha256(key.encode()).digest()
+
+
+def _bare(key: str) -> str:
+    # A key out of a file often ends in a line end.
+    bare = key.strip()
+    if not bare.isascii() or not bare.isprintable():
+        raise ValueError("must be printable ASCII, as a header is")
+    return bare
+
+
+class Config(Prompting):
+    """Everything that an operator can set."""
 
     upstream: Annotated[str | None, Field(description="URL of the vLLM to use, ending in /v1; none: the demo.")] = None
     upstream_key: Annotated[SecretStr | None, Field(description="Sent to the upstream instead of the caller's.")] = None
     host: Annotated[str, Field(min_length=1, description="Address to listen on.")] = "127.0.0.1"
     port: Annotated[int, Field(ge=0, le=65535, description="Port to listen on; 0 picks a free one.")] = 8080
+    api_keys: Annotated[tuple[ApiKey, ...], Field(max_length=1000, description="Keys to ask callers for.")] = ()
+    allow_unauthenticated: Annotated[
+        bool, Field(description="Without api_keys, serve also those who are not on this machine.")
+    ] = False
     grace_s: Annotated[float, Field(ge=0, le=3600, description="Time for running answers after SIGTERM.")] = 30.0
     max_body_bytes: Annotated[int, Field(ge=1024, le=1 << 30, description="Longest request body.")] = 10_000_000
     connect_timeout_s: Annotated[float, Field(gt=0, le=60, description="Time to connect to the upstream.")] = 5.0
@@ -40,18 +112,12 @@ class Config(BaseModel):
     ] = 600.0
     retries: Annotated[int, Field(ge=0, le=10, description="New tries before the first byte.")] = 2
     retry_backoff_s: Annotated[float, Field(ge=0, le=10, description="Wait before the first new try; doubles.")] = 0.2
-    default_system: Annotated[
-        str, Field(max_length=100_000, description="System message of requests with tools that have none.")
-    ] = "You are a helpful assistant."
-    language: Annotated[
-        Literal["auto", "zh", "en"],
-        Field(description="Language of the tool prompt; auto: that of the caller."),
-    ] = "auto"
-    vision: Annotated[bool, Field(description="The model sees: images are passed on.")] = False
+    models: Annotated[
+        dict[str, Prompting], Field(max_length=1000, description="What differs for a model, by its name.")
+    ] = {}  # noqa: RUF012 - pydantic copies it
     reasoning_field: Annotated[str, Field(pattern="^[a-z_]{1,64}$", description="Field for the model's thinking.")] = (
         "reasoning_content"
     )
-    thinking_begun: Annotated[bool, Field(description="The chat template ends in <think>.")] = False
     log_level: Annotated[
         Literal["debug", "info", "warning", "error"], Field(description="Least severe line that is logged.")
     ] = "info"
@@ -73,22 +139,33 @@ class Config(BaseModel):
     @field_validator("upstream_key")
     @classmethod
     def _fits_into_a_header(cls, key: SecretStr | None) -> SecretStr | None:
-        # A key out of a file often ends in a line end.
-        bare = key.get_secret_value().strip() if key else ""
-        if not bare.isascii() or not bare.isprintable():
-            raise ValueError("must be printable ASCII, as a header is")
+        bare = _bare(key.get_secret_value()) if key else ""
         return SecretStr(bare) if bare else None
+
+    @field_validator("api_keys", mode="before")
+    @classmethod
+    def _are_listed(cls, keys: Any) -> Any:
+        if not isinstance(keys, list | tuple):
+            raise ValueError("must be a list of entries with 'name' and either 'sha256' or 'env'")
+        return keys
+
+    @field_validator("api_keys")
+    @classmethod
+    def _differ(cls, keys: tuple[ApiKey, ...]) -> tuple[ApiKey, ...]:
+        if len({key.name for key in keys}) < len(keys):
+            raise ValueError("two entries have the same name")
+        if len({key.digest for key in keys}) < len(keys):
+            raise ValueError("two entries hold the same key")
+        return keys
 
     @classmethod
     def load(cls, flags: Mapping[str, Any], file: Path | None, environment: Mapping[str, str] = os.environ) -> Self:
         """The config that these make together; a flag that is None and an empty variable are not given."""
         given = _read(file) if file else {}
-        found = {name: environment.get(_PREFIX + name.upper(), "") for name in cls.model_fields}
-        # Kubernetes sets FLORETTE_PORT=tcp://... beside a service of that name: that is not ours.
-        given |= {name: value for name, value in found.items() if value and not value.startswith("tcp://")}
+        given |= {name: value for name in cls.model_fields if (value := _variable(name, environment)) is not None}
         given |= {name: value for name, value in flags.items() if value is not None}
         try:
-            return cls.model_validate(given)
+            return cls.model_validate(given, context={"environment": environment})
         except ValidationError as error:
             first = error.errors(include_url=False, include_input=False)[0]
             key = ".".join(map(str, first["loc"]))
@@ -100,20 +177,47 @@ class Config(BaseModel):
             raise ConfigError(f"Config key '{key}': {said}.") from None
 
 
+def doctor_key(environment: Mapping[str, str] = os.environ) -> str | None:
+    """What `florette doctor` shows the endpoint: on a command line every user of the machine could read it."""
+    return environment.get(f"{_PREFIX}DOCTOR_KEY", "").strip() or None
+
+
+#: The keys that hold a list or a mapping: an environment variable has it as YAML, or JSON, which is YAML, too.
+_PLURAL = frozenset(
+    name for name, field in Config.model_fields.items() if get_origin(field.annotation) in (tuple, list, dict)
+)
+
+
+def _variable(name: str, environment: Mapping[str, str]) -> Any:
+    text = environment.get(_PREFIX + name.upper(), "")
+    # Kubernetes sets FLORETTE_PORT=tcp://... beside a service of that name: that is not ours.
+    if not text or text.startswith("tcp://"):
+        return None
+    return _yaml(text, _PREFIX + name.upper()) if name in _PLURAL else text
+
+
 def _read(file: Path) -> dict[str, Any]:
     try:
-        content = yaml.safe_load(file.read_text(encoding="utf-8"))
+        text = file.read_text(encoding="utf-8")
     except OSError as error:
         raise ConfigError(f"Config file {file}: {error.strerror or error}.") from None
-    except yaml.MarkedYAMLError as error:
-        # Not the error's own text: it quotes the line, which may hold a key.
-        line = error.problem_mark.line + 1 if error.problem_mark else 1
-        raise ConfigError(f"Config file {file} is not valid YAML: line {line}: {error.problem}.") from None
-    except (yaml.YAMLError, ValueError, AttributeError, RecursionError):
-        # PyYAML lets the errors of its constructors through.
-        raise ConfigError(f"Config file {file} is not valid YAML: it holds a value that cannot be read.") from None
+    except ValueError:
+        raise ConfigError(f"Config file {file} is not valid YAML: it is not UTF-8.") from None
+    content = _yaml(text, f"Config file {file}")
     if content is None:
         return {}
     if not isinstance(content, dict):
         raise ConfigError(f"Config file {file} must hold keys and values, as config.example.yaml does.")
     return {str(key): value for key, value in content.items()}
+
+
+def _yaml(text: str, source: str) -> Any:
+    try:
+        return yaml.safe_load(text)
+    except yaml.MarkedYAMLError as error:
+        # Not the error's own text: it quotes the line, which may hold a key.
+        line = error.problem_mark.line + 1 if error.problem_mark else 1
+        raise ConfigError(f"{source} is not valid YAML: line {line}: {error.problem}.") from None
+    except (yaml.YAMLError, ValueError, AttributeError, RecursionError):
+        # PyYAML lets the errors of its constructors through.
+        raise ConfigError(f"{source} is not valid YAML: it holds a value that cannot be read.") from None

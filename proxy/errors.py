@@ -2,9 +2,13 @@
 
     FloretteError                 500 server_error
     |-- InvalidRequest            400 invalid_request_error     the caller's request is at fault
+    |   |-- InvalidKey            401                           the caller has shown no key of ours
     |   |-- RequestTooLarge       413
     |   `-- NoSuchRoute           404 / 405
+    |-- RateLimited               429 requests or tokens        the caller's key has used what it may
     |-- ChoiceNotMet              502 server_error              the model did not make the call it had to make
+    |-- AnswerNotMet              502 server_error              the model's answer is not what response_format demands
+    |-- RunawayArguments          502 server_error              the model went on and on inside a call
     |-- UpstreamRefused           as the upstream said          the upstream answered with an error status
     |-- UpstreamUnreachable       502 server_error              no connection to the upstream
     |-- UpstreamBroken            502 server_error              the upstream's answer ended or went wrong half-way
@@ -57,6 +61,27 @@ class InvalidRequest(FloretteError):
     type = "invalid_request_error"
 
 
+class InvalidKey(InvalidRequest):
+    """The request has no bearer key, or one that nobody was given. The key itself is never repeated."""
+
+    status = 401
+    code = "invalid_api_key"
+
+    def __init__(self, message: str) -> None:
+        super().__init__(message, headers={"www-authenticate": "Bearer"})
+
+
+class RateLimited(FloretteError):
+    """A limit of the caller's key is reached. `of`: requests or tokens, which OpenAI puts in the place of the type."""
+
+    status = 429
+    code = "rate_limit_exceeded"
+
+    def __init__(self, message: str, *, of: str, headers: Mapping[str, str]) -> None:
+        super().__init__(message, headers=headers)
+        self.type = of
+
+
 class RequestTooLarge(InvalidRequest):
     """The body is longer than `max_body_bytes`."""
 
@@ -76,6 +101,20 @@ class ChoiceNotMet(FloretteError):
 
     status = 502
     code = "tool_choice_not_met"
+
+
+class AnswerNotMet(FloretteError):
+    """`response_format` demanded JSON of a schema and the model answered with something else."""
+
+    status = 502
+    code = "response_format_not_met"
+
+
+class RunawayArguments(FloretteError):
+    """The model wrote blanks without end in the middle of a call, and was stopped."""
+
+    status = 502
+    code = "runaway_arguments"
 
 
 #: OpenAI's error types by status; anything else is a server_error (5xx) or an invalid_request_error (4xx).

@@ -5,7 +5,7 @@ carry text, one read may hold many chunks. Neighbouring chunks that carry nothin
 that a burst costs one pass through the parser instead of hundreds.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -70,7 +70,9 @@ class _Template:
 
 
 class PieceReader:
-    """Reads the payloads of one streamed answer, until it is `done` or has `failed`; `usage` is the last that came.
+    """Reads the payloads of one streamed answer, until it is `done` or has `failed`.
+
+    `usage` is the last that came, `chunks` counts what came.
 
     With `each_usage`, a usage that stands on a chunk with choices is passed on, too (`continuous_usage_stats`).
     """
@@ -80,12 +82,14 @@ class PieceReader:
         self._first: Mapping[str, Any] | None = None
         self._template: _Template | None = None
         self.usage: Mapping[str, Any] | None = None
+        self.chunks = 0
         self.done = False
         self.failed: FloretteError | None = None
 
-    def feed(self, payloads: Iterable[bytes]) -> list[Piece]:
+    def feed(self, payloads: Sequence[bytes]) -> list[Piece]:
         """The pieces in these payloads, up to the one that is no chunk, or that reports an error: see `failed`."""
         pieces: list[Piece] = []
+        self.chunks += len(payloads)
         for payload in payloads:
             text = self._template.text_in(payload) if self._template else None
             if self._template and text is not None:

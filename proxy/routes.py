@@ -5,6 +5,8 @@ GET  /v1/models               the upstream's
 POST /v1/completions, /v1/embeddings, /v1/rerank, /tokenize, /detokenize      passed through
 GET  /healthz                 we live
 GET  /readyz                  the upstream answers
+
+All but the last two are asked for a key first, where there are keys: see `guard`.
 """
 
 import json
@@ -20,10 +22,13 @@ from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 
 from proxy.answers import EVENT_STREAM, Answer, Outlet
+from proxy.auth import Lease
 from proxy.chat import Chat, Said, without_tool_fields
 from proxy.chunks import ChunkWriter, Collector, Style
+from proxy.cost import Cost
 from proxy.errors import FloretteError, InvalidRequest, NoSuchRoute, RequestTooLarge, UpstreamBroken
 from proxy.events import CallEnd, Dropped
+from proxy.guard import LEASE
 from proxy.sse import DONE, Decoder, encode_done
 from proxy.upstream import Call, Upstream, to_json
 from proxy.wire import ChatRequest, read_request
@@ -31,6 +36,9 @@ from proxy.wire import ChatRequest, read_request
 logger = logging.getLogger(__name__)
 
 Events = AsyncGenerator[list[Said], None]
+
+#: What those may ask who have no key: whether we live.
+OPEN_PATHS = frozenset(("/healthz", "/readyz"))
 
 #: Passed through: path, and whether it is below /v1.
 _PASSED = (
@@ -40,6 +48,10 @@ _PASSED = (
     ("/tokenize", "/tokenize", True),
     ("/detokenize", "/detokenize", True),
 )
+
+#: Of what passes through: where a model writes, and where it only reads. The rest costs no tokens.
+_WRITES = frozenset(("/chat/completions", "/completions"))
+_READS = frozenset(("/embeddings", "/rerank"))
 
 #: Headers of the upstream's answer that are of its own hop, or that are no longer true.
 _NOT_PASSED = frozenset(
@@ -95,8 +107,12 @@ def _add_chat(app: FastAPI, service: Service) -> None:
             same = len(plain) == len(body)
             timeout_s = service.upstream.patience.timeout_s(streamed=bool(chat_request.stream))
             content = raw if same else to_json(plain)
-            return _passed(service, Call("POST", "/chat/completions", content, timeout_s, is_json=not same), headers)
-        events = service.chat.turn(chat_request, body, headers)
+            call = Call("POST", "/chat/completions", content, timeout_s, is_json=not same)
+            return _passed(service, call, headers, _lease(request, body, call.path))
+        cost = _lease(request, body).cost
+        events = service.chat.turn(chat_request, body, headers, counted=cost is not None)
+        if cost:
+            events = _counted(events, cost)
         write = _streamed if chat_request.stream else _whole
         return Answer(lambda outlet: write(outlet, events, chat_request, service))
 
@@ -109,8 +125,10 @@ def _add_passed(router: APIRouter, service: Service) -> None:
         @router.post(path)
         async def passed(request: Request) -> Response:
             raw = await _body(request, service.max_body_bytes)
-            timeout_s = service.upstream.patience.timeout_s(streamed=_json(raw).get("stream") is True)
-            return _passed(service, Call("POST", upstream_path, raw, timeout_s, root, is_json=False), request.headers)
+            body = _json(raw)
+            timeout_s = service.upstream.patience.timeout_s(streamed=body.get("stream") is True)
+            call = Call("POST", upstream_path, raw, timeout_s, root, is_json=False)
+            return _passed(service, call, request.headers, _lease(request, body, upstream_path))
 
     for path, upstream_path, root in _PASSED:
         add(path, upstream_path, root)
@@ -118,7 +136,7 @@ def _add_passed(router: APIRouter, service: Service) -> None:
     @router.get("/v1/models")
     async def models(request: Request) -> Response:
         timeout_s = service.upstream.patience.timeout_s(streamed=False)
-        return _passed(service, Call("GET", "/models", b"", timeout_s), request.headers)
+        return _passed(service, Call("GET", "/models", b"", timeout_s), request.headers, request.scope[LEASE])
 
 
 def _add_health(router: APIRouter, service: Service) -> None:
@@ -171,11 +189,30 @@ def _no_constant(name: str) -> None:
     raise ValueError(f"it has no {name}")
 
 
+# -- what they cost ----------------------------------------------------------------------------------------
+
+
+def _lease(request: Request, body: Mapping[str, Any], path: str = "/chat/completions") -> Lease:
+    # With a Cost only where somebody counts: else a streamed event costs nothing more.
+    lease: Lease = request.scope[LEASE]
+    if lease.counts_tokens and path in _WRITES | _READS:
+        lease.cost = Cost(body, writes=path in _WRITES)
+    return lease
+
+
+async def _counted(events: Events, cost: Cost) -> Events:
+    async with aclosing(events):
+        async for said in events:
+            cost.events(said)
+            yield said
+
+
 # -- answers -----------------------------------------------------------------------------------------------
 
 
 async def _streamed(outlet: Outlet, events: Events, request: ChatRequest, service: Service) -> None:
-    writer = ChunkWriter(Style(request.legacy, service.reasoning_field), _defaults(request, service))
+    style = Style(request.legacy, service.reasoning_field, tells_usage=request.wants_usage)
+    writer = ChunkWriter(style, _defaults(request, service))
     mended = _Mended()
     started = False
     async with aclosing(events):
@@ -228,7 +265,7 @@ class _Mended:
             logger.info("answer mended: %d repairs, %d characters dropped", self.repairs, self.dropped)
 
 
-def _passed(service: Service, call: Call, headers: Mapping[str, str]) -> Answer:
+def _passed(service: Service, call: Call, headers: Mapping[str, str], lease: Lease) -> Answer:
     async def respond(outlet: Outlet) -> None:
         upstream = service.upstream
         async with upstream.send(call, headers) as response:
@@ -242,7 +279,15 @@ def _passed(service: Service, call: Call, headers: Mapping[str, str]) -> Answer:
             async with aclosing(upstream.read(response, call.timeout_s)) as reads:
                 async for data in reads:
                     if is_stream:
-                        payloads = decoder.feed(data) or payloads
+                        came = decoder.feed(data)
+                        payloads = came or payloads
+                        if lease.cost:
+                            lease.cost.payloads(came)
+                        if came and came[-1] == DONE:
+                            # With that the caller has all of it, however long the upstream takes to hang up.
+                            lease.release()
+                    elif lease.cost:
+                        lease.cost.part(data)
                     await outlet.write(data)
             if is_stream and DONE not in payloads + decoder.close():
                 raise UpstreamBroken("The upstream's answer ended before it was finished.")

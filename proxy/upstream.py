@@ -107,7 +107,10 @@ class _Slices(httpx.AsyncByteStream):
 
 
 class Upstream:
-    """An OpenAI-compatible server at `url` (which ends in `/v1`). With `key`, that is sent instead of the caller's."""
+    """An OpenAI-compatible server at `url` (which ends in `/v1`). With `key`, that is sent instead of the caller's.
+
+    `passes_keys`: without `key`, the caller's own is passed on.
+    """
 
     def __init__(
         self,
@@ -116,9 +119,12 @@ class Upstream:
         patience: Patience,
         transport: httpx.AsyncBaseTransport,
         sleep: Callable[[float], Awaitable[None]] = anyio.sleep,
+        *,
+        passes_keys: bool = True,
     ) -> None:
         self._url = url.rstrip("/")
         self._key = key
+        self._key_is_ours = key is not None or not passes_keys
         self.patience = patience
         self._sleep = sleep
         self._transport = transport
@@ -208,6 +214,8 @@ class Upstream:
 
     def _headers(self, call: Call, headers: Mapping[str, str]) -> dict[str, str]:
         forwarded = {name: value for name, value in headers.items() if name in _FORWARDED}
+        if self._key_is_ours:
+            forwarded.pop("authorization", None)
         if wrong := next((name for name, value in forwarded.items() if not value.isascii()), None):
             raise InvalidRequest(f"The header '{wrong}' holds characters that are not ASCII; was it pasted?")
         forwarded["content-length"] = str(len(call.content))
@@ -251,7 +259,7 @@ class Upstream:
                 if len(said) == _MAX_ERROR_BYTES:
                     break
         await response.aclose()
-        return refusal(response.status_code, response.headers, bytes(said), key_is_ours=self._key is not None)
+        return refusal(response.status_code, response.headers, bytes(said), key_is_ours=self._key_is_ours)
 
 
 def _body(response: httpx.Response) -> httpx.AsyncByteStream:

@@ -61,6 +61,17 @@ def system(*tools: tuple[str, str, object], lang: str = "en", parallel: bool = F
     return {"role": "system", "content": "\n\n".join(parts)}
 
 
+def tagged_system(*tools: tuple[str, str, object]) -> Json:
+    """The system message of the nous prompt, as far as it tells a model what there is."""
+    lines = [
+        json.dumps({"type": "function", "function": {"name": name, "description": about, "parameters": schema}})
+        for name, about, schema in tools
+    ]
+    how = 'return a json object\n<tool_call>\n{"name": <function-name>, "arguments": <args-json-object>}\n</tool_call>'
+    listed = "\n".join(["within <tools></tools> XML tags:", "<tools>", *lines, "</tools>"])
+    return {"role": "system", "content": f"You are a helpful assistant.\n\n# Tools\n\n{listed}\n\n{how}"}
+
+
 class Demo:
     """A client of it. A message that is a string is the user's."""
 

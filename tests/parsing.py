@@ -1,11 +1,11 @@
 """Feeding a parser, and what its events make together."""
 
 import itertools
-from collections.abc import Iterable
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field, replace
 
 from proxy.events import CallArguments, CallEnd, CallStart, Dropped, Halt, ParserEvent, Reasoning, Text
-from proxy.formats.base import Parser, Prompt
+from proxy.formats.base import Format, Parser, ToolUse
 from proxy.formats.qwen import Qwen
 from proxy.wire import Choice, Message, Tool
 
@@ -42,18 +42,22 @@ class Answer:
 
 def parser_for(
     *,
+    format: Format = Qwen(),  # noqa: B008 - frozen
     choice: Choice = Choice(),  # noqa: B008 - frozen
     parallel: bool = True,
     after_results: bool = False,
     tools: list[Tool] | None = None,
 ) -> Parser:
     """A parser as a request with these tools gets it."""
-    tools = TOOLS if tools is None else tools
-    prompt = Qwen().render([Message(role="user", content="x")], tools, choice, parallel)
-    if after_results:
-        prompt = Prompt(prompt.messages, prompt.stop, prompt.prefill, after_results=True)
+    use = ToolUse(TOOLS if tools is None else tools, choice, parallel)
+    prompt = replace(format.render([Message(role="user", content="x")], use), after_results=after_results)
+    return format.parser(prompt, use, numbered())
+
+
+def numbered() -> Callable[[], str]:
+    """Ids as they are easily told apart."""
     numbers = itertools.count()
-    return Qwen().parser(prompt, tools, choice, parallel, lambda: f"call_{next(numbers)}")
+    return lambda: f"call_{next(numbers)}"
 
 
 def read(

@@ -15,7 +15,7 @@ from itertools import count
 
 from exchange import Line, Received
 from serving import PATIENCE_S, LoopThread
-from steps import Fails, Step
+from steps import Fails, Obeys, Step
 
 #: A step, or a function that chooses one by the request, for requests that come in no certain order.
 Play = Step | Callable[[Received], Step]
@@ -75,11 +75,16 @@ def _header(line: str) -> tuple[str, str]:
 class ScriptedUpstream:
     """The server. `url` ends with `/v1`; `received` holds the requests of the running script.
 
-    Give it steps inside `fresh()`: the fixture `upstream` is inside one already.
+    Give it steps inside `fresh()`: the fixture `upstream` is inside one already. Whether it `takes_grammars` (no, as
+    long as nobody says otherwise) it tells aside: such requests are `probes`, and need no step. `probed` answers them
+    in another way. (Florette remembers what a model told; name one of your own.)
     """
 
     def __init__(self, loop_thread: LoopThread) -> None:
         self.received: list[Received] = []
+        self.takes_grammars = False
+        self.probed: Play | None = None
+        self.probes: list[Received] = []
         self._loop_thread = loop_thread
         self._script: deque[Play] = deque()
         self._complaints: list[str] = []
@@ -123,6 +128,9 @@ class ScriptedUpstream:
 
     async def _forget(self) -> None:
         self.received = []
+        self.takes_grammars = False
+        self.probed = None
+        self.probes = []
         self._complaints = []
         self._script.clear()
 
@@ -185,18 +193,33 @@ class ScriptedUpstream:
             line.reset()
 
     def _record(self, request: Received) -> Received:
-        numbered = replace(request, number=len(self.received))
+        kept = self.probes if _is_probe(request) else self.received
+        numbered = replace(request, number=len(kept))
         with self._arrival:
-            self.received.append(numbered)
+            kept.append(numbered)
             self._arrival.notify_all()
         return numbered
 
     def _step_for(self, request: Received) -> Step:
+        if _is_probe(request):
+            step = self.probed or (Obeys() if self.takes_grammars else Fails(400))
+            return step if isinstance(step, Step) else step(request)
         if not self._script:
             self._complaints.append(f"no step was left for {_told(request)}")
             return Fails(500)
         step = self._script.popleft()
         return step if isinstance(step, Step) else step(request)
+
+
+def _is_probe(request: Received) -> bool:
+    # It only wants to know whether the upstream can be made to say a word.
+    if b"const_string" not in request.body:
+        return False
+    match request.json:
+        case {"response_format": {"type": "structural_tag", "format": {"type": "const_string"}}}:
+            return True
+        case _:
+            return False
 
 
 def _told(request: Received) -> str:

@@ -7,6 +7,7 @@ Step                            anything with play(request, line)
 |   |-- Chunks                  a stream of events given literally
 |   |-- Answers                 any body, type and status
 |   |-- Fails                   an error status
+|   |-- Obeys                   what the request's grammar leaves no choice about
 |   `-- Echo                    the request's own body
 |-- Holds(answer, after)        waits in the middle until the test calls release()
 `-- Resets Closes GoesSilent    each after an Answer, or, given none, before the first byte
@@ -252,6 +253,15 @@ class Fails(Answer):
         """The error."""
         told = vllm_shapes.error("the script says so", self.status) if self.body is None else self.body
         return Answers(told, self.status, headers=self.headers).reply(request)
+
+
+@dataclass(frozen=True)
+class Obeys(Answer):
+    """The one text that the request's structural tag admits."""
+
+    def reply(self, request: Received) -> Reply:
+        """The completion; KeyError when the tag leaves a choice."""
+        return Says(request.json["response_format"]["format"]["value"], refuse=False).reply(request)
 
 
 def _encoded(body: JsonObject | list[Any] | str | bytes) -> tuple[bytes, str]:

@@ -5,7 +5,7 @@ import json
 import logging
 import socket
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from typing import Any
@@ -252,7 +252,7 @@ def breaks() -> Any:
 
 
 @contextmanager
-def buggy(loop_thread: LoopThread, upstream: ScriptedUpstream, **seams: Callable[[], Any]) -> Iterator[str]:
+def buggy(loop_thread: LoopThread, upstream: ScriptedUpstream, **seams: Any) -> Iterator[str]:
     with serve_app(create_app(Config(upstream=upstream.url), **seams), loop_thread) as url:
         yield url
 

@@ -212,6 +212,34 @@ def test_a_bad_key_ends_the_command_with_2(tmp_path: Path, way: str) -> None:
         assert command.end() == (2, "", sentence)
 
 
+@pytest.mark.parametrize("host", ["0.0.0.0", "::"])  # noqa: S104 - to be refused
+def test_without_keys_it_serves_no_other_machine(host: str) -> None:
+    if host == "::" and not socket.has_ipv6:
+        pytest.skip("no IPv6 on this machine")
+    with serving("--port", "0", "--host", host, FLORETTE_API_KEYS="[]") as command:
+        code, printed, said = command.end()
+    assert (code, printed, said.count("\n")) == (2, "", 1)
+    assert f"whoever reaches {host}:0:" in said
+    assert all(way in said for way in ("'api_keys'", "listen on 127.0.0.1", "--allow-unauthenticated"))
+
+
+@pytest.mark.parametrize(
+    ("flags", "settings"),
+    [
+        (["--allow-unauthenticated"], {}),
+        ([], {"FLORETTE_ALLOW_UNAUTHENTICATED": "true"}),
+        ([], {"FLORETTE_API_KEYS": "[{name: a, env: A_KEY}]", "A_KEY": "sk-1"}),
+        (["--host", "127.0.0.1"], {}),
+        (["--host", "localhost"], {}),
+    ],
+    ids=str,
+)
+def test_with_keys_or_when_told_so_it_serves_any_machine(flags: list[str], settings: dict[str, str]) -> None:
+    with serving("--port", "0", "--host", "0.0.0.0", *flags, **settings) as command:  # noqa: S104 - that is the point
+        assert httpx.get(command.url + "/healthz").status_code == 200
+        assert httpx.get(command.url + "/v1/models").status_code == (401 if "A_KEY" in settings else 200)
+
+
 BAD_FLAGS = [
     ({"port": 65536}, "'port'"),
     ({"port": -1}, "'port'"),
@@ -249,6 +277,9 @@ BAD_FILES = [
     ("vision: perhaps", "'vision'"),
     ("reasoning_field: Thinking!", "'reasoning_field'"),
     ("log_level: loud", "'log_level'"),
+    ("api_keys:", "'api_keys'"),
+    ("api_keys: [{name: a, key: sk-secret}]", "'api_keys.0.key'"),
+    ("allow_unauthenticated: perhaps", "'allow_unauthenticated'"),
     ("upstream: localhost", "'upstream'"),
     ("upstream_key: [sk-secret]", "'upstream_key'"),
     ("port: 8080\nvision: [", "not valid YAML"),
@@ -398,9 +429,24 @@ def test_no_key_is_ever_printed(upstream: ScriptedUpstream) -> None:
     assert "sk-ours" not in repr(Config(upstream_key=SecretStr("sk-ours")))
 
 
+def test_no_key_of_a_caller_is_ever_printed(upstream: ScriptedUpstream) -> None:
+    upstream.script(Says("hello"), Fails(401, {"error": "Unauthorized"}), Resets())
+    settings = {"FLORETTE_API_KEYS": "[{name: ada, env: ADAS_KEY}]", "ADAS_KEY": "sk-adas", "FLORETTE_RETRIES": "0"}
+    with serving("--port", "0", "--upstream", upstream.url, FLORETTE_LOG_LEVEL="debug", **settings) as command:
+        told = [
+            httpx.post(command.url + "/v1/chat/completions", json=STREAMED, headers={"authorization": f"Bearer {key}"})
+            for key in ("sk-wrong", "sk-adas", "sk-adas", "sk-adas")
+        ]
+        command.tell(signal.SIGTERM)
+        code, printed, logged = command.end()
+    assert [answer.status_code for answer in told] == [401, 200, 502, 502]
+    assert code == 0
+    assert "sk-" not in printed + logged + "".join(answer.text for answer in told)
+
+
 def test_the_example_lists_every_key_with_its_default() -> None:
     written = yaml.safe_load(EXAMPLE.read_text(encoding="utf-8"))
-    assert list(written) == list(Config.model_fields)
+    assert sorted(written) == sorted(Config.model_fields)
     assert Config.load({}, EXAMPLE, {}) == Config()
 
 
@@ -418,7 +464,7 @@ def test_an_app_cannot_be_made_without_an_upstream() -> None:
 
 #: What tools, tests and benchmarks need. It would be waited for at every start, and stay in memory.
 NOT_TO_SERVE = {
-    *("hypothesis", "jsonschema", "langchain_core", "langchain_openai", "openai", "psutil", "pytest"),
+    *("hypothesis", "langchain_core", "langchain_openai", "openai", "psutil", "pytest"),
     *("jupyter_client", "numpy", "pandas", "pdfplumber", "PIL", "torch", "transformers", "zmq"),
 }
 

@@ -1,7 +1,7 @@
 """Tool calls as a user of LangChain's ChatOpenAI sees them.
 
 Source: langchain-openai 1.7, which reads other fields of a chunk than the openai SDK does, sums chunks up by
-their `index`, and turns arguments that are not JSON into `invalid_tool_calls`.
+their `index`, and turns arguments that are not JSON into `invalid_tool_calls`; langchain 1.4 for the agents.
 """
 
 from collections.abc import AsyncIterator, Iterable, Iterator
@@ -11,6 +11,8 @@ from typing import Any
 
 import openai
 import pytest
+from langchain.agents import create_agent
+from langchain.agents.structured_output import ProviderStrategy, ToolStrategy
 from langchain_core.messages import AIMessage, AIMessageChunk, AnyMessage, HumanMessage, ToolMessage
 from langchain_core.tools import tool
 from langchain_openai import ChatOpenAI
@@ -131,6 +133,13 @@ def test_a_call_can_be_demanded(model: ChatOpenAI, upstream: ScriptedUpstream, c
     assert upstream.received[0].json["messages"][-1]["content"] == f"{QUESTION}\n\n{begun}"
 
 
+def test_strict_tools_are_called(model: ChatOpenAI, upstream: ScriptedUpstream) -> None:
+    upstream.script(*[Says("Look.\n" + ROME + CET, cut=5)] * 2)
+    bound = model.bind_tools(TOOLS, strict=True)
+    assert calls(bound.invoke(QUESTION)) == CALLS
+    assert calls(summed(bound.stream(QUESTION))) == CALLS
+
+
 def test_structured_output_comes_by_a_call(model: ChatOpenAI, upstream: ScriptedUpstream) -> None:
     upstream.script(*[Says('\n✿ARGS✿: {"name": "Rome", "people": 3}\n', cut=5)] * 2)
     structured = model.with_structured_output(City, method="function_calling")
@@ -149,6 +158,24 @@ def test_structured_output_by_a_schema_is_the_upstreams_own(model: ChatOpenAI, u
     asked = upstream.received[0].json
     assert asked["messages"] == [{"role": "user", "content": QUESTION}]
     assert asked["response_format"]["type"] == "json_schema"
+
+
+@pytest.mark.parametrize("streamed", [True, False])
+def test_structured_output_cut_by_max_tokens_is_never_half_an_object(
+    model: ChatOpenAI, upstream: ScriptedUpstream, streamed: bool
+) -> None:
+    cut_off = '{"name": "Ro'
+    upstream.script(
+        Says(cut_off, cut=3, finish="length"), Says(f"✿FUNCTION✿: City\n✿ARGS✿: {cut_off}", cut=3, finish="length")
+    )
+
+    def ask(method: Any) -> list[Any]:
+        structured = model.with_structured_output(City, method=method)
+        return list(structured.stream(QUESTION)) if streamed else [structured.invoke(QUESTION)]
+
+    with pytest.raises(openai.LengthFinishReasonError):
+        ask("json_schema")
+    assert ask("function_calling") == ([] if streamed else [None])
 
 
 def run(message: AIMessage) -> list[ToolMessage]:
@@ -174,3 +201,51 @@ def test_an_agent_answers_from_the_results_of_two_rounds(
         weather,
         f"{weather}: Now the time.\n{CET}✿RESULT✿: 9:00 CET\n✿RETURN✿",
     ]
+
+
+# -- langchain's own agent ---------------------------------------------------------------------------------
+
+
+def run_agent(agent: Any, streamed: bool) -> tuple[dict[str, Any], str]:
+    """Its last state, and the text that was streamed on the way."""
+    asked = {"messages": [HumanMessage(QUESTION)]}
+    if not streamed:
+        return agent.invoke(asked), ""
+    seen = list(agent.stream(asked, stream_mode=["messages", "values"]))
+    chunks = [value[0] for mode, value in seen if mode == "messages"]
+    text = "".join(chunk.text for chunk in chunks if isinstance(chunk, AIMessageChunk))
+    return next(value for mode, value in reversed(seen) if mode == "values"), text
+
+
+@pytest.mark.parametrize("streamed", [True, False])
+def test_create_agent_goes_through_parallel_calls_and_several_rounds(
+    model: ChatOpenAI, upstream: ScriptedUpstream, streamed: bool
+) -> None:
+    upstream.script(
+        Says("Look.\n" + ROME + CET, cut=5), Says(": And again.\n" + ROME, cut=5), Says(": 21, at 9.", cut=2)
+    )
+    state, text = run_agent(create_agent(model, TOOLS), streamed)
+    said = [message for message in state["messages"] if isinstance(message, AIMessage)]
+    assert [calls(message) for message in said] == [CALLS, CALLS[:1], []]
+    assert [message.content for message in said] == ["Look.", "And again.", "21, at 9."]
+    assert text == ("Look.And again.21, at 9." if streamed else "")
+    first = f"Look.{ROME}{CET}✿RESULT✿: 21 degrees in Rome\n✿RESULT✿: 9:00 CET\n✿RETURN✿"
+    second = f": And again.\n{ROME}✿RESULT✿: 21 degrees in Rome\n✿RETURN✿"
+    assert upstream.received[-1].json["messages"][-1]["content"] == f"{QUESTION}\n\n{first}{second}"
+
+
+@pytest.mark.parametrize("streamed", [True, False])
+@pytest.mark.parametrize(
+    ("strategy", "says"),
+    [
+        (ToolStrategy(City), '✿FUNCTION✿: City\n✿ARGS✿: {"name": "Rome", "people": 3}\n'),
+        (ProviderStrategy(City), '{"name": "Rome", "people": 3}'),
+    ],
+    ids=["by a call", "by a schema"],
+)
+def test_create_agent_gives_structured_output_after_a_call(
+    model: ChatOpenAI, upstream: ScriptedUpstream, strategy: Any, says: str, streamed: bool
+) -> None:
+    upstream.script(Says(ROME), Says(says, cut=5))
+    state, _ = run_agent(create_agent(model, TOOLS, response_format=strategy), streamed)
+    assert state["structured_response"] == City(name="Rome", people=3)

@@ -297,6 +297,36 @@ def test_pydantic_tools_are_parsed(client: openai.OpenAI, upstream: ScriptedUpst
         assert [call.function.parsed_arguments for call in message.tool_calls] == [GetWeather(city="Rome")]
 
 
+class Answer(BaseModel):
+    """An answer in a form of its own."""
+
+    degrees: int
+
+
+@pytest.mark.parametrize("tools", [[], [openai.pydantic_function_tool(GetWeather)]], ids=["no tools", "tools"])
+def test_pydantic_answers_are_parsed(client: openai.OpenAI, upstream: ScriptedUpstream, tools: list[Any]) -> None:
+    upstream.script(*[Says('{"degrees": 21}', cut=4)] * 2)
+    fields = request(response_format=Answer, tools=tools or openai.omit)
+    whole = client.chat.completions.parse(**fields).choices[0].message
+    with client.chat.completions.stream(**fields) as stream:
+        done = [event.parsed for event in stream if event.type == "content.done"]
+    assert [whole.parsed, *done] == [Answer(degrees=21)] * 2
+
+
+async def test_the_async_client_parses_tools_and_answers(
+    async_client: openai.AsyncOpenAI, upstream: ScriptedUpstream
+) -> None:
+    says = Says('✿FUNCTION✿: GetWeather\n✿ARGS✿: {"city": "Rome"}\n', cut=4)
+    upstream.script(says, Says('{"degrees": 21}', cut=4), says)
+    fields = request(tools=[openai.pydantic_function_tool(GetWeather)], response_format=Answer)
+    call = (await async_client.chat.completions.parse(**fields)).choices[0].message
+    answer = (await async_client.chat.completions.parse(**fields)).choices[0].message
+    async with async_client.chat.completions.stream(**fields) as stream:
+        done = [event async for event in stream if event.type == "tool_calls.function.arguments.done"]
+    assert call.tool_calls is not None and (call.parsed, answer.parsed) == (None, Answer(degrees=21))
+    assert [call.tool_calls[0].function.parsed_arguments, done[0].parsed_arguments] == [GetWeather(city="Rome")] * 2
+
+
 async def test_the_async_client_gets_the_same(async_client: openai.AsyncOpenAI, upstream: ScriptedUpstream) -> None:
     upstream.script(Says(ROME), Says(ROME, cut=5), Says(ROME, cut=5))
     whole = await async_client.chat.completions.create(**request())
@@ -421,7 +451,7 @@ def test_with_tool_choice_required_the_model_chooses_which(client: openai.OpenAI
 def test_a_demand_that_the_model_does_not_meet_is_an_error(
     client: openai.OpenAI, upstream: ScriptedUpstream, choice: Any, says: str
 ) -> None:
-    upstream.script(Says(says, cut=3), Says(says))
+    upstream.script(Says(says, cut=3), Says(says, cut=3), Says(says), Says(says))
     with pytest.raises(openai.APIError, match="tool_choice demands it") as streamed:
         ask_streamed(client, tool_choice=choice)
     with pytest.raises(openai.InternalServerError, match="tool_choice demands it") as whole:
@@ -482,6 +512,19 @@ def test_a_streamed_function_call_has_its_name_first_and_once(
         {},
     ]
     assert [choice["finish_reason"] for choice in choices] == [None, None, None, None, "function_call"]
+
+
+async def test_the_async_client_gets_the_same_function_call(
+    async_client: openai.AsyncOpenAI, upstream: ScriptedUpstream
+) -> None:
+    upstream.script(Says("Look. " + ROME + CET), Says("Look. " + ROME + CET, cut=5))
+    whole = (await async_client.chat.completions.create(**legacy())).choices[0]
+    async with async_client.chat.completions.stream(**legacy()) as stream:
+        streamed = (await stream.get_final_completion()).choices[0]
+    for choice in (whole, streamed):
+        made = choice.message.function_call
+        assert made is not None and (made.name, made.arguments) == ("get_weather", '{"city": "Rome"}')
+        assert (choice.message.content, choice.finish_reason) == ("Look.", "function_call")
 
 
 def test_a_named_function_is_begun_for_the_model(client: openai.OpenAI, upstream: ScriptedUpstream) -> None:

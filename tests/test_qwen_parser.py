@@ -256,6 +256,12 @@ def test_prose_behind_a_call_is_dropped_and_counted() -> None:
     assert (answer.text, answer.calls, answer.dropped) == ("", [("now", "{}")], 16)
 
 
+def test_an_input_behind_what_was_no_call_is_nobodys() -> None:
+    """Neither the call before it nor the name that nobody declared was meant to get it."""
+    answer = both_ways(f'{F}: now\n{A}: {{}}\nOr {F}: nope {A}: {{"a": 1}}')
+    assert answer.calls == [("now", "{}")]
+
+
 @pytest.mark.parametrize("marker", [R, E, R.lower()])
 def test_an_invented_result_ends_the_turn(marker: str) -> None:
     answer = both_ways(f"{F}: now\n{A}: {{}}\n{marker}: 12:00\n{F}: get")

@@ -7,23 +7,17 @@ the cases run with `default_system` empty; `test_seed_dialog.py` holds the older
 
 import json
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
 
+from prompt_cases import Body, legacy_body, modern_body, prompt_cases, reaching_the_upstream
 from scripted import ScriptedUpstream
 from serving import HANG_S
 from steps import Says
 
-Body = dict[str, Any]
-
-CASES = {
-    case["id"]: case
-    for case in json.loads((Path(__file__).parent / "data/qwen_prompt_cases.json").read_text("utf-8"))["cases"]
-    if case.get("prompt_type") != "nous"
-}
+CASES = prompt_cases("qwen")
 
 #: Case -> why OpenAI's API cannot express it.
 NOT_IN_OPENAI_FORM = {
@@ -38,73 +32,13 @@ BETTER = {
     ),
 }
 
+#: Case -> what stands in it that is not the model's own, and must not look as if it were.
+HARMLESS = {"tools-marker-in-description": "Write ✿\u2060FUNCTION✿: now to call"}
+
 #: Requests with neither tools nor calls in the history are none of our business: they pass as they are.
 PASSED = ("nofn-plain", "nofn-empty-list", "hist-assistant-last-zh-no-functions")
 
-PARTS: dict[str, Callable[[str], Body]] = {
-    "text": lambda value: {"type": "text", "text": value},
-    "image": lambda value: {"type": "image_url", "image_url": {"url": value}},
-    "file": lambda value: {"type": "file", "file": {"url": value}},
-    "audio": lambda value: {"type": "audio_url", "audio_url": {"url": value}},
-    "video": lambda value: {"type": "video_url", "video_url": {"url": value}},
-}
-
-
-def openai_content(content: Any) -> Any:
-    if not isinstance(content, list):
-        return content
-    return [PARTS[kind](value) for item in content for kind, value in item.items()]
-
-
-def legacy_messages(case: Body) -> list[Body]:
-    return [{**message, "content": openai_content(message.get("content"))} for message in case["messages"]]
-
-
-def modern_messages(case: Body) -> list[Body]:
-    """The same with ids: each result answers the first call that has none yet, which is Qwen-Agent's own rule."""
-    written: list[Body] = []
-    waiting: list[str] = []
-    for number, message in enumerate(legacy_messages(case)):
-        if call := message.pop("function_call", None):
-            waiting.append(f"call_{number}")
-            message["tool_calls"] = [{"id": waiting[-1], "type": "function", "function": call}]
-        if message["role"] == "function":
-            message = {"role": "tool", "tool_call_id": waiting.pop(0), "content": message["content"]}
-        written.append(message)
-    return written
-
-
-def legacy_body(case: Body) -> Body:
-    body: Body = {"model": "m", "messages": legacy_messages(case)}
-    if case.get("functions"):
-        choice = case.get("function_choice", "auto")
-        body["functions"] = case["functions"]
-        body["function_call"] = choice if choice in ("auto", "none") else {"name": choice}
-    return body
-
-
-def modern_body(case: Body) -> Body:
-    body: Body = {"model": "m", "messages": modern_messages(case)}
-    if case.get("functions"):
-        choice = case.get("function_choice", "auto")
-        named = {"type": "function", "function": {"name": choice}}
-        body["tools"] = [{"type": "function", "function": function} for function in case["functions"]]
-        body["tool_choice"] = choice if choice in ("auto", "none") else named
-        body["parallel_tool_calls"] = case.get("parallel_function_calls", False)
-    return body
-
-
-def reaching_the_upstream(body: Body, case: Body, upstream: ScriptedUpstream, florette: Callable[..., str]) -> Body:
-    upstream.script(Says("ok"))
-    base_url = florette(default_system="", language=case.get("lang", "auto"))
-    # Whatever the canned answer lacks (a named call, say) is not the point here.
-    httpx.post(f"{base_url}/v1/chat/completions", json=body)
-    sent = upstream.received[0].json
-    assert isinstance(sent, dict)
-    return sent
-
-
-SAME = sorted(set(CASES) - set(NOT_IN_OPENAI_FORM) - set(BETTER) - set(PASSED))
+SAME = sorted(set(CASES) - set(NOT_IN_OPENAI_FORM) - set(BETTER) - set(HARMLESS) - set(PASSED))
 
 
 @pytest.mark.parametrize("name", SAME)
@@ -143,6 +77,17 @@ def test_the_prompt_differs_from_qwen_agents_where_that_is_better(
     assert sent["messages"][-1]["content"].endswith(BETTER[name][1])
 
 
+@pytest.mark.parametrize("name", sorted(HARMLESS))
+def test_a_marker_that_is_not_the_models_own_is_made_harmless_and_nothing_else_changes(
+    name: str, upstream: ScriptedUpstream, florette: Callable[..., str]
+) -> None:
+    case = CASES[name]
+    sent = reaching_the_upstream(modern_body(case), case, upstream, florette)
+    written = json.dumps(sent["messages"], ensure_ascii=False)
+    assert HARMLESS[name] in written
+    assert json.loads(written.replace("\u2060", "")) == case["output"]["messages"]
+
+
 @pytest.mark.parametrize("name", PASSED)
 def test_a_request_with_neither_tools_nor_calls_has_its_own_messages(
     name: str, upstream: ScriptedUpstream, florette: Callable[..., str]
@@ -154,9 +99,9 @@ def test_a_request_with_neither_tools_nor_calls_has_its_own_messages(
 
 def test_every_case_is_accounted_for() -> None:
     """A case added to the data is tested, or listed here with its reason."""
-    listed = set(NOT_IN_OPENAI_FORM) | set(BETTER) | set(PASSED)
+    listed = set(NOT_IN_OPENAI_FORM) | set(BETTER) | set(HARMLESS) | set(PASSED)
     assert listed <= set(CASES)
-    assert len(SAME) == len(CASES) - len(listed) == 71
+    assert len(SAME) == len(CASES) - len(listed) == 70
 
 
 # -- what OpenAI's callers send and Qwen-Agent refuses -----------------------------------------------------

@@ -120,7 +120,7 @@ def test_the_prompts_are_those_of_the_log(client: openai.OpenAI, upstream: Scrip
     asked = [received.json for received in upstream.received]
     assert [chatml(body["messages"]) for body in asked] == [logged_prompt(1), logged_prompt(2)]
     assert [body["stop"] for body in asked] == [LOGGED_STOPS, LOGGED_STOPS]
-    assert all(set(body) <= {"model", "messages", "stop", "stream"} for body in asked)
+    assert all(set(body) <= {"model", "messages", "stop", "stream", "stream_options"} for body in asked)
 
 
 @both_ways

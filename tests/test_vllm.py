@@ -11,9 +11,12 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import httpx
+import jsonschema
 import openai
 import pytest
 
+from asking import Told, ask, both_ways, client_of, named
+from conftest import Florette
 from serving import PATIENCE_S, LoopThread
 
 URL = os.environ.get("FLORETTE_TEST_VLLM", "")
@@ -185,3 +188,186 @@ def test_when_the_caller_leaves_the_gpu_is_free(
         with httpx.Client(timeout=httpx.Timeout(60, read=0.5)) as client, pytest.raises(httpx.ReadTimeout):
             client.post(f"{base_url}chat/completions", json=body)
     assert becomes(loop_thread, 0)
+
+
+# -- made to comply ----------------------------------------------------------------------------------------
+
+
+def closed(**properties: Any) -> Any:
+    """A schema of these properties, all of them required, and of no others."""
+    return {
+        "type": "object",
+        "properties": properties,
+        "required": list(properties),
+        "additionalProperties": False,
+    }
+
+
+WORD = {"type": "string", "maxLength": 12}
+COUNT = {"type": "integer", "minimum": 0, "maximum": 99}
+SCHEMAS: dict[str, Any] = {
+    "nested": closed(a=closed(b=closed(word=WORD, count=COUNT))),
+    "enum": closed(unit={"enum": ["celsius", "华氏", 3, None]}, mode={"const": "now"}),
+    "array": closed(days={"type": "array", "items": closed(day=COUNT), "minItems": 1, "maxItems": 3}),
+    "optional": {**closed(word=WORD, count=COUNT), "required": []},
+    "ref": {**closed(here={"$ref": "#/$defs/Place"}), "$defs": {"Place": closed(x={"type": "number"})}},
+    "union": closed(value={"anyOf": [COUNT, closed(word=WORD), {"type": "null"}]}),
+    "Chinese": closed(城市=WORD, 天数=COUNT),
+    "object": {"properties": {"word": WORD}},
+}
+
+#: Choices of each request: as many seeds.
+CHOICES = 6
+
+each_schema = pytest.mark.parametrize("schema", SCHEMAS.values(), ids=SCHEMAS)
+
+
+def tools_of(schema: Any, **fields: Any) -> Any:
+    """A tool with this schema, and another one beside it."""
+    function = {"name": "天气_weather", "parameters": schema, **fields}
+    return [{"type": "function", "function": function}, WEATHER]
+
+
+def calls_in(told: Told, tools: Any) -> int:
+    """How many calls were made; AssertionError if one does not fit, unless `max_tokens` cut it off."""
+    schemas = {tool["function"]["name"]: tool["function"]["parameters"] for tool in tools}
+    whole = told.calls[:-1] if told.finish == "length" else told.calls
+    for _, name, arguments in whole:
+        jsonschema.validate(json.loads(arguments), schemas[name])
+    return len(whole)
+
+
+@pytest.fixture(params=["qwen", "nous"])
+def either(request: pytest.FixtureRequest, florette: Florette) -> Iterator[openai.OpenAI]:
+    """In front of a Florette that speaks one of the formats."""
+    with client_of(florette(upstream=URL, format=request.param)) as client:
+        yield client
+
+
+@both_ways
+@each_schema
+@pytest.mark.parametrize("choice", ["required", "named"])
+def test_a_demanded_call_always_fits_its_schema(
+    either: openai.OpenAI, model: str, stream: bool, schema: Any, choice: str
+) -> None:
+    """Of a model that knows nothing but noise."""
+    tools = tools_of(schema, strict=True)
+    demanded: Any = choice if choice == "required" else named("天气_weather")
+    reply = ask(
+        either,
+        stream=stream,
+        model=model,
+        tools=tools,
+        tool_choice=demanded,
+        parallel_tool_calls=choice == "required",
+        n=CHOICES,
+        seed=11,
+        max_tokens=120,
+    )
+    made = sum(calls_in(told, tools) for told in reply.choices)
+    assert made >= CHOICES // 2
+    assert all(told.calls or told.finish == "length" for told in reply.choices)
+    if choice == "named":
+        assert {name for told in reply.choices for name, _ in told.made} == {"天气_weather"}
+
+
+@both_ways
+@each_schema
+def test_beside_tools_an_answer_is_json_of_its_schema_or_calls(
+    sdk: openai.OpenAI, model: str, stream: bool, schema: Any
+) -> None:
+    tools = tools_of(closed(word=WORD))
+    answer_format = {"type": "json_schema", "json_schema": {"name": "answer", "schema": schema}}
+    reply = ask(
+        sdk,
+        stream=stream,
+        model=model,
+        tools=tools,
+        response_format=answer_format,
+        n=CHOICES,
+        seed=3,
+        max_tokens=120,
+    )
+    for told in reply.choices:
+        calls_in(told, tools)
+        if told.finish == "stop":
+            jsonschema.validate(json.loads(told.content), schema)
+    assert sum(told.finish != "length" for told in reply.choices) >= CHOICES // 2
+
+
+RESULT: Any = [
+    *USER,
+    {
+        "role": "assistant",
+        "tool_calls": [{"id": "a", "type": "function", "function": {"name": "get_weather", "arguments": "{}"}}],
+    },
+    {"role": "tool", "tool_call_id": "a", "content": "21"},
+]
+
+
+@pytest.mark.parametrize(
+    ("config", "fields"),
+    [
+        ({}, {"messages": RESULT, "response_format": {"type": "json_object"}}),
+        ({"history": "continue"}, {"messages": RESULT, "tool_choice": "required"}),
+        ({"thinking_begun": True}, {"tool_choice": "required"}),
+        ({"guided": "always"}, {}),
+        ({"guided": "always", "format": "nous"}, {"parallel_tool_calls": False}),
+        ({}, {"tools": [{"type": "function", "function": {"name": "code_interpreter"}}], "tool_choice": "required"}),
+        ({}, {"tools": tools_of(SCHEMAS["nested"], strict=True)}),
+    ],
+    ids=["answer to results", "continued", "thinking", "free text", "free text of the other", "code", "strict"],
+)
+def test_every_form_of_grammar_is_taken(florette: Florette, model: str, config: Any, fields: Any) -> None:
+    """By the compiler of a real server, which is told of in the log if it refuses one."""
+    with client_of(florette(upstream=URL, **config)) as client:
+        told = ask(client, stream=True, model=model, **{"tools": [WEATHER], "seed": 1, "max_tokens": 60, **fields}).only
+    assert told.finish in ("stop", "tool_calls", "length")
+
+
+@both_ways
+def test_a_schema_that_the_compiler_cannot_take_is_checked_instead(
+    sdk: openai.OpenAI, model: str, stream: bool, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A pattern that looks ahead; the caller does not learn of the refusal."""
+    tools = tools_of(closed(word={"type": "string", "pattern": f"(?={stream})x"}))
+    with caplog.at_level("INFO", "proxy.guidance"):
+        for _ in range(2):
+            told = ask(sdk, stream=stream, model=model, tools=tools, tool_choice="required", max_tokens=8, seed=1).only
+            assert told.finish == "length"
+    assert [record.message for record in caplog.records if "refused a grammar" in record.message] == [
+        "the upstream refused a grammar: answers to such requests are checked instead"
+    ]
+
+
+@both_ways
+def test_a_model_that_is_held_to_nothing_and_does_not_obey_is_an_error(
+    florette: Florette, model: str, stream: bool
+) -> None:
+    """What the grammar is for: the same model without."""
+    with client_of(florette(upstream=URL, guided="off")) as client, pytest.raises(openai.APIError) as caught:
+        ask(
+            client,
+            stream=stream,
+            model=model,
+            tools=[WEATHER],
+            tool_choice="required",
+            extra_body=forced("[a-z]{5}"),
+        )
+    assert caught.value.code == "tool_choice_not_met"
+
+
+@both_ways
+def test_behind_the_one_call_that_is_wanted_the_gpu_is_free(
+    sdk: openai.OpenAI, model: str, loop_thread: LoopThread, stream: bool
+) -> None:
+    """The model would have gone on for thousands of tokens."""
+    extra = forced(r'✿FUNCTION✿: get_weather\n✿ARGS✿: \{"city": "[a-z]{3}"\}\n[a-z ]{3800}')
+    assert becomes(loop_thread, 0)
+    reply = ask(
+        sdk, stream=stream, model=model, tools=[WEATHER], parallel_tool_calls=False, extra_body=extra, max_tokens=3000
+    )
+    assert becomes(loop_thread, 0)
+    assert reply.only.finish == "tool_calls"
+    assert reply.usage is not None
+    assert 10 < reply.usage["completion_tokens"] < 1000

@@ -13,8 +13,10 @@ text, only on the text, so that any cut gives the same events. The states here:
 from collections.abc import Callable, Mapping
 from typing import Protocol
 
-from proxy.events import CallArguments, CallEnd, CallStart, Dropped, Halt, ParserEvent, Reasoning, Text
+from proxy.events import CallArguments, CallEnd, CallStart, Dropped, Halt, ParserEvent, Reasoning, Runaway, Text
+from proxy.formats.base import Prompt, ToolUse
 from proxy.formats.markers import DECORATION, Lines, Scanner, scanner_for
+from proxy.wire import Tool
 
 THINK = "<think>"
 END_THINK = "</think>"
@@ -40,6 +42,11 @@ class Reader(Protocol):
         """True if the value is complete, unless what follows shows that it goes on."""
         ...
 
+    @property
+    def runaway(self) -> bool:
+        """True if the reader has stopped because the model went on for ever."""
+        ...
+
     def feed(self, text: str) -> tuple[str, str | None]:
         """JSON text to pass on, and what follows the value once it is complete."""
         ...
@@ -52,22 +59,22 @@ class Reader(Protocol):
 class CallParser:
     """The states that all formats share; a format adds those between a marker and a call's arguments.
 
-    `markers` says what to do at each of the format's markers, given its spelling. With none, all is text or thinking.
-    With `thinking` the model is in the middle of its thoughts when it begins: the prompt ended in <think>.
+    `markers` says what to do at each of the format's markers, given its spelling. Where the model is offered no tools
+    it is to hear none of them: all is text or thinking.
     """
 
     def __init__(
-        self,
-        markers: Mapping[str, Callable[[str], None]],
-        new_id: Callable[[], str],
-        *,
-        single: bool = False,
-        thinking: bool = False,
+        self, markers: Mapping[str, Callable[[str], None]], prompt: Prompt, use: ToolUse, new_id: Callable[[], str]
     ) -> None:
-        self._markers = markers
-        self._scanner = scanner_for(*markers, THINK, END_THINK)
+        self._markers = markers if use.offered else {}
+        self._scanner = scanner_for(*self._markers, THINK, END_THINK)
         self._new_id = new_id
-        self._single = single
+        self._single = use.single
+        self._tools = {tool.model_name: tool for tool in use.tools}
+        self._tool: Tool | None = None
+        self._name = ""
+        self._raw: list[str] = []
+        self._unsaid = 0
         self._text = ""
         self._at = 0
         self._closing = False
@@ -80,7 +87,7 @@ class CallParser:
         self._reader: Reader | None = None
         self._state: Callable[[], bool] = self._plain
         self._behind_thinking: Callable[[], bool] = self._plain
-        if thinking:
+        if prompt.thinking:
             self._state = self._thinking
 
     def feed(self, text: str) -> list[ParserEvent]:
@@ -91,6 +98,10 @@ class CallParser:
             for start in range(0, len(text), _SLICE):
                 self._go_on(text[start : start + _SLICE])
         return self._take()
+
+    def think(self, text: str) -> list[ParserEvent]:
+        """The events of text that the upstream calls thinking; see `Parser.think`."""
+        return [Reasoning(text)]
 
     @property
     def midway(self) -> bool:
@@ -156,14 +167,24 @@ class CallParser:
         self._state, self._behind_thinking = self._thinking, then
 
     def _reading(self) -> bool:
+        return self._read_up_to(len(self._text))
+
+    def _read_up_to(self, end: int) -> bool:
         assert self._reader is not None
-        said, rest = self._reader.feed(self._text[self._at :])
+        said, rest = self._reader.feed(self._text[self._at : end])
         if said:
             self._events.append(CallArguments(self._calls, said))
-        self._at = len(self._text) - len(rest or "")
-        if rest is not None:
-            self._end_call(self._reader)
-        return rest is not None
+        if self._reader.runaway:
+            return self._run_away()
+        if rest is None:
+            self._at = end
+            return False
+        self._at = end - len(rest)
+        if self._at < 0:
+            # The marker's beginning came earlier, and was held back.
+            self._text, self._at = rest + self._text[end:], 0
+        self._end_call(self._reader)
+        return True
 
     def _done(self) -> bool:
         self._at = len(self._text)
@@ -174,6 +195,38 @@ class CallParser:
     def _waiting_end(self, scanner: Scanner) -> int:
         # Up to where the text can be used now: a literal that may be coming at its end has to wait.
         return len(self._text) if self._closing else scanner.partial(self._text, self._at)
+
+    def _waits(self, at: int) -> bool:
+        # True if a marker may be coming right there.
+        return not self._closing and self._scanner.partial(self._text, at) == at
+
+    @property
+    def _counts_unknown(self) -> bool:
+        # True if a name that nobody declared would count here.
+        return self._lines.at_start and not self._lines.in_fence
+
+    def _take_raw(self, end: int) -> None:
+        # What turns out to be no call has to be said as text.
+        self._raw.append(self._text[self._at : end])
+        self._at = end
+
+    def _reject(self) -> None:
+        # But for what stood in the prompt.
+        said = "".join(self._raw)[self._unsaid :]
+        self._raw.clear()
+        self._state = self._plain
+        self._say(said)
+
+    def _is_cut_off(self, name: str) -> bool:
+        # True if the model was cut off in the middle of a name that it was told.
+        return self._closing and self._truncated and any(told.startswith(name) for told in self._tools)
+
+    def _lose(self) -> None:
+        # Half a call is neither a call nor anything that a reader could use.
+        self._drop("".join(self._raw)[self._unsaid :])
+        self._raw.clear()
+        self._held.clear()
+        self._state = self._plain
 
     def _say(self, text: str) -> None:
         self._lines.feed(text)
@@ -207,9 +260,8 @@ class CallParser:
         if open_end and not truncated:
             self._events.append(CallArguments(self._calls, reader.close()))
         self._events.append(CallEnd(self._calls, reader.repairs, truncated))
-        self._calls += 1
         self._reader = None
-        self._state = self._plain
+        self._called()
 
     def _empty_call(self, name: str) -> None:
         # A call of a tool with no arguments; if the model was cut off before them, they are not made up.
@@ -218,8 +270,20 @@ class CallParser:
         if not self._truncated:
             self._events.append(CallArguments(self._calls, "{}"))
         self._events.append(CallEnd(self._calls, truncated=self._truncated))
+        self._called()
+
+    def _called(self) -> None:
         self._calls += 1
         self._state = self._plain
+        if self._single and not self._closing:
+            self._halt()
+
+    def _run_away(self) -> bool:
+        self._events.append(Runaway("The model wrote blanks without end inside the arguments of a call."))
+        self._reader = None
+        self._dropped = 0
+        self._state = self._done
+        return True
 
     def _halt(self) -> None:
         self._release()

@@ -15,15 +15,16 @@ Source: Qwen-Agent 0.0.34 `qwen_fncall_prompt.py`; `docs/format-qwen.md` lists w
 """
 
 import re
-from collections.abc import Callable, Sequence
-from typing import Any
+from collections.abc import Callable
 
 from proxy.formats.arguments import ObjectReader
-from proxy.formats.base import Prompt
+from proxy.formats.base import Prompt, ToolUse
 from proxy.formats.fences import MAX_FENCE_LINE, OPENING, BareReader, BlockReader
 from proxy.formats.markers import DECORATION
-from proxy.formats.parsing import END_THINK, THINK, CallParser
+from proxy.formats.parsing import END_THINK, THINK, CallParser, Reader
+from proxy.formats.quoted import OBJECT, OBJECT_SO_FAR, reader_of
 from proxy.formats.qwen_templates import ARGS, FUNCTION, RESULT, RETURN
+from proxy.formats.schemas import ANYTHING, View, view_of
 from proxy.wire import Tool
 
 #: What every marker begins with, and what cannot stand in JSON outside a string.
@@ -55,22 +56,15 @@ _OTHER_JSON = re.compile(r"[\[\"\d-]|(?:true|false|True|False)\b")
 class QwenParser(CallParser):
     """Reads one answer in the ✿ format; a prefill is read as if the model had said it."""
 
-    def __init__(
-        self, prompt: Prompt, tools: Sequence[Tool], new_id: Callable[[], str], *, single: bool, thinking: bool = False
-    ) -> None:
+    def __init__(self, prompt: Prompt, use: ToolUse, new_id: Callable[[], str]) -> None:
         markers = {FUNCTION: self._at_function, ARGS: self._at_args, RESULT: self._at_end, RETURN: self._at_end}
-        super().__init__(markers, new_id, single=single, thinking=thinking)
-        self._tools = {tool.model_name: tool for tool in tools}
-        self._tool: Tool | None = None
-        self._name = ""
-        self._raw = ""
-        self._unsaid = 0
+        super().__init__(markers, prompt, use, new_id)
         self._prose = False
         self._returned = False
         self._prefill = prompt.prefill.removeprefix(FUNCTION)
         self._prefilled = bool(prompt.prefill)
         first = self._forced if prompt.prefill else self._opening if prompt.after_results else self._plain
-        if thinking:
+        if prompt.thinking:
             self._think(first)
         else:
             self._state = first
@@ -79,8 +73,8 @@ class QwenParser(CallParser):
         self._begin_header(raw, self._header)
 
     def _at_args(self, raw: str) -> None:
-        # One ✿FUNCTION✿ with several ✿ARGS✿ is several calls of that tool; before any call it is text.
-        if self._calls:
+        # One ✿FUNCTION✿ with several ✿ARGS✿ is several calls of that tool; behind what was no call it is text.
+        if self._calls and self._name:
             self._begin_header(raw, self._input)
         else:
             self._say(raw)
@@ -89,16 +83,14 @@ class QwenParser(CallParser):
         self._halt()
 
     def _begin_header(self, raw: str, state: Callable[[], bool]) -> None:
-        self._raw, self._unsaid = raw, 0
+        self._raw, self._unsaid = [raw], 0
         self._state = state
-        if self._calls and self._single:
-            self._halt()
 
     def _forced(self) -> bool:
         blanks = _BLANKS.match(self._text, self._at)
         at = blanks.end() if blanks else self._at
         near = at - self._at <= _MAX_BLANKS
-        if near and not self._closing and self._scanner.partial(self._text, at) == at:
+        if near and self._waits(at):
             return False
         found = self._scanner.match(self._text, at)
         if near and found and found.literal == THINK:
@@ -116,7 +108,7 @@ class QwenParser(CallParser):
         if at - self._at > _MAX_BLANKS:
             self._state = self._plain
             return True
-        if not self._closing and self._scanner.partial(self._text, at) == at:
+        if self._waits(at):
             return False
         found = self._scanner.match(self._text, at)
         if found and found.literal == THINK:
@@ -154,20 +146,21 @@ class QwenParser(CallParser):
         behind = stop.group().upper() if stop else ""
         name = self._text[begin:end].strip(DECORATION + _QUOTES)
         too_long = begin - self._at > _MAX_BLANKS or end - begin > _MAX_HEADER
-        self._take_raw(end)
-        if too_long:
-            self._reject()
-        elif self._resolve(name) and (stop or (self._closing and not self._truncated)):
+        if not too_long and self._resolve(name) and (stop or (self._closing and not self._truncated)):
+            self._take_raw(end)
             self._state = self._named
-        elif self._counts_unknown and behind in ("\n", ARGS) and self._guess(name):
+        elif not too_long and self._counts_unknown and behind in ("\n", ARGS) and self._guess(name):
+            self._take_raw(end)
             self._state = self._unknown
+        elif self._is_cut_off(name):
+            self._take_raw(end)
+            self._lose()
         else:
+            # A </think> on the way is still to be read as one.
+            found = self._scanner.find(self._text, begin)
+            self._take_raw(min(found.start, end) if found else end)
             self._reject()
         return True
-
-    @property
-    def _counts_unknown(self) -> bool:
-        return self._lines.at_start and not self._lines.in_fence
 
     def _may_become_name(self, begin: int) -> bool:
         size = len(self._text)
@@ -200,7 +193,7 @@ class QwenParser(CallParser):
             self._state = self._input
         elif found and found.literal != END_THINK and not (self._prefilled and found.literal == FUNCTION):
             self._no_input()
-        elif not found and self._waits():
+        elif not found and self._waits(self._at):
             return False
         elif not found and not self._prose and self._text[self._at] in "{`":
             self._state = self._input
@@ -225,12 +218,12 @@ class QwenParser(CallParser):
     def _unknown(self) -> bool:
         self._skip(_BLANKS)
         found = self._scanner.match(self._text, self._at)
-        if len(self._raw) > 2 * _MAX_HEADER:
+        if sum(map(len, self._raw)) > 2 * _MAX_HEADER:
             self._reject()
         elif found and found.literal == ARGS:
             self._take_raw(found.end)
             self._state = self._input
-        elif not found and self._waits():
+        elif not found and self._waits(self._at):
             return False
         else:
             self._reject()
@@ -242,7 +235,7 @@ class QwenParser(CallParser):
             return self._closing and self._no_input()
         if self._scanner.match(self._text, self._at):
             return self._no_input()
-        if self._waits() or self._may_become_null():
+        if self._waits(self._at) or self._may_become_null():
             return False
         if null := _NULL.match(self._text, self._at):
             self._at = null.end()
@@ -251,18 +244,41 @@ class QwenParser(CallParser):
 
     def _choose_reader(self) -> bool:
         char = self._text[self._at]
-        key = self._text_key()
         if char == "{":
-            self._read(ObjectReader(LEAD))
-        elif char == "`" and not self._closing and not self._block_is_clear():
+            self._read(self._object_reader())
+        elif not self._closing and self._may_become_input(char):
             return False
         elif char == "`" and (block := OPENING.match(self._text, self._at)):
-            self._read_block(block, key)
-        elif key and (self._is_code or not _OTHER_JSON.match(self._text, self._at)):
-            self._read(BareReader(key, LEAD))
+            self._read_block(block)
+        elif char in "\"'" and (quoted := self._quoted_object()):
+            self._at, reader = reader_of(quoted, self._object_reader(), LEAD)
+            self._read(reader)
+        elif (key := self._text_key()) and (self._is_code or not _OTHER_JSON.match(self._text, self._at)):
+            self._read(BareReader(key))
         else:
             self._reject()
         return True
+
+    def _may_become_input(self, char: str) -> bool:
+        if char == "`":
+            return not self._block_is_clear()
+        if char in "\"'":
+            return OBJECT_SO_FAR.fullmatch(self._text, self._at) is not None
+        # What comes behind such a word decides whether it is one.
+        said = self._text[self._at :]
+        return any(word.startswith(said) for word in ("true", "false", "True", "False"))
+
+    def _quoted_object(self) -> re.Match[str] | None:
+        # Code may begin with a string, too; but hardly with one of an object's text.
+        found = OBJECT.match(self._text, self._at)
+        return found if found and (found["inner"] or not self._is_code) else None
+
+    @property
+    def _view(self) -> View:
+        return view_of(self._tool.json_schema) if self._tool else ANYTHING
+
+    def _object_reader(self) -> ObjectReader:
+        return ObjectReader(LEAD, self._view)
 
     def _block_is_clear(self) -> bool:
         # The opening line, and what the block begins with, decide whether it holds JSON or code.
@@ -270,17 +286,17 @@ class QwenParser(CallParser):
         behind = self._text[block.end() :] if block else ""
         return bool(behind.strip()) or len(self._text) - self._at > MAX_FENCE_LINE
 
-    def _read_block(self, block: re.Match[str], key: str | None) -> None:
+    def _read_block(self, block: re.Match[str]) -> None:
         inner = self._text.find("{", block.end())
         near = 0 <= inner <= self._at + MAX_FENCE_LINE
         begins_json = near and not self._text[block.end() : inner].strip()
         language = block.group().strip("`\n ").lower()
         if begins_json and (language.startswith("json") or not self._is_code):
             self._at = inner
-            self._read(ObjectReader(LEAD))
-        elif key:
+            self._read(self._object_reader())
+        elif key := self._text_key():
             self._at = block.end()
-            self._read(BlockReader(key, block.group(1), LEAD))
+            self._read(BlockReader(key, block.group(1)))
         else:
             self._reject()
 
@@ -295,15 +311,13 @@ class QwenParser(CallParser):
         properties = self._tool.properties
         if "code" in properties or (self._is_code and not properties):
             return "code"
-        strings = [name for name, schema in properties.items() if _is_string(schema)]
+        view = self._view
+        strings = [name for name in properties if view.named(name).takes_text]
+        strings = [name for name in strings if "null" not in view.named(name).kinds] or strings
         needed = [name for name in strings if name in self._tool.required] or strings
         return needed[0] if len(needed) == 1 else None
 
     # -- what states do ------------------------------------------------------------------------------------
-
-    def _take_raw(self, end: int) -> None:
-        self._raw += self._text[self._at : end]
-        self._at = end
 
     def _skip(self, pattern: re.Pattern[str]) -> None:
         # A pattern that matches nothing, too.
@@ -311,32 +325,23 @@ class QwenParser(CallParser):
         assert blanks is not None
         self._take_raw(blanks.end())
 
-    def _waits(self) -> bool:
-        # True if a marker may be coming right here.
-        return not self._closing and self._scanner.partial(self._text, self._at) == self._at
-
     def _may_become_null(self) -> bool:
         said = self._text[self._at :]
         return not self._closing and any(word.startswith(said) for word in ("null", "None"))
 
     def _reject(self) -> None:
-        said, self._raw = self._raw[self._unsaid :], ""
         self._prefilled = False
-        self._state = self._plain
-        self._say(said)
+        self._name = ""
+        super()._reject()
 
     def _no_input(self) -> bool:
         self._prefilled = False
         self._empty_call(self._name)
         return True
 
-    def _read(self, reader: ObjectReader | BlockReader | BareReader) -> None:
+    def _read(self, reader: Reader) -> None:
         self._prefilled = False
         self._begin_call(self._name, reader)
-
-
-def _is_string(schema: Any) -> bool:
-    return isinstance(schema, dict) and schema.get("type") == "string" and "enum" not in schema
 
 
 def is_code_tool(tool: Tool) -> bool:

@@ -22,8 +22,6 @@ class Templates:
     parameters: str
     json_arguments: str
     code_arguments: str
-    called: str
-    returned: str
 
 
 TEMPLATES = {
@@ -53,8 +51,6 @@ called zero or multiple times according to your needs:
         parameters="Parameters: ",
         json_arguments="Format the arguments as a JSON object.",
         code_arguments="Enclose the code within triple backticks (`) at the beginning and end of the code.",
-        called='\n\nThe tool "{name}" was called with these arguments: \n{arguments}',
-        returned="\n\nThe tool has returned the following result: \n{result}",
     ),
     "zh": Templates(
         tools="# 工具\n\n## 你拥有如下工具：\n\n{tools}",
@@ -81,7 +77,5 @@ called zero or multiple times according to your needs:
         parameters="输入参数：",
         json_arguments="此工具的输入应为JSON对象。",
         code_arguments="此工具的输入应为Markdown代码块。",
-        called='\n\n工具"{name}"被调用时使用了以下参数：\n{arguments}',
-        returned="\n\n该工具返回了以下结果：\n{result}",
     ),
 }
