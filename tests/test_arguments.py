@@ -708,3 +708,21 @@ def test_time_is_linear_in_the_text(name: str) -> None:
     gc.collect()
     short, long = (min(_seconds(_times(count)[name]) for _ in range(2)) for count in (200, 800))
     assert long < 10 * short
+
+
+@pytest.mark.parametrize("before", ["✿FUNCTION✿: f\n", "✿FUNCTION✿: f\n✿ARGS✿:"])
+@pytest.mark.parametrize("size", [1, 7, 10_000])
+def test_blanks_without_end_before_the_arguments_are_a_runaway_too(before: str, size: int) -> None:
+    """As those inside: a small model can spend all its tokens on them."""
+    parser = parser_for()
+    text = before + " " * 10_000 + '{"a": 1}'
+    events = [event for start in range(0, len(text), size) for event in parser.feed(text[start : start + size])]
+    assert [type(event) for event in [*events, *parser.close()]] == [Runaway]
+
+
+def test_a_call_that_is_cut_off_in_its_name_leaves_no_half_a_marker() -> None:
+    """With a name that nobody told the model it may have been anything, so it stays."""
+    assert read_answer("Look: ✿FUNCTION✿: get_cur", truncated=True).text == "Look:"
+    assert read_answer("Look: ✿FUNCTION✿: get_cur", truncated=True).dropped == len("✿FUNCTION✿:get_cur")
+    assert read_answer("Look: ✿FUNCTION✿: sing", truncated=True).text == "Look: ✿FUNCTION✿: sing"
+    assert read_answer("Look: ✿FUNCTION✿: get_cur").text == "Look: ✿FUNCTION✿: get_cur"

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from parsing import Answer, parser_for, read
-from proxy.events import CallArguments, CallEnd, CallStart, Text
+from proxy.events import CallArguments, CallEnd, CallStart, Runaway, Text
 from proxy.formats.nous import Nous
 from proxy.formats.quoted import MAX_HELD
 from proxy.wire import Choice, Tool
@@ -351,3 +351,18 @@ def test_a_long_answer_is_read_like_a_short_one() -> None:
     held = f'{B}{{"arguments": {{"a": "{text}"}}, "name": "get"}}{E}'
     answer = both_ways(f"{text}\n{written}{held}")
     assert (answer.text, answer.calls) == (text.rstrip(), [*calls, calls[0]])
+
+
+@pytest.mark.parametrize("size", [1, 7, 9000])
+@pytest.mark.parametrize(("begun", "started"), [("", []), ('{"a": 1,', [CallStart, CallArguments])])
+def test_blanks_without_end_where_arguments_are_due_are_a_runaway(begun: str, started: list[type], size: int) -> None:
+    text = f'{B}{{"name": "get", "arguments": {begun}' + " " * 9000
+    parser = parser_for(format=Nous())
+    events = [event for at in range(0, len(text), size) for event in parser.feed(text[at : at + size])]
+    kinds = [type(event) for event in [*events, *parser.close()]]
+    assert [kind for kind, before in zip(kinds, [None, *kinds], strict=False) if kind != before] == [*started, Runaway]
+
+
+def test_blanks_without_end_behind_a_name_that_nobody_declared_are_text() -> None:
+    text = f'{B}{{"name": "nope", "arguments": ' + " " * 2000
+    assert both_ways(text).text == text

@@ -5,6 +5,7 @@ before is never changed.
 """
 
 from collections.abc import Iterator
+from itertools import count
 from typing import Any
 
 import openai
@@ -14,8 +15,10 @@ from hypothesis import strategies as st
 
 from asking import CITY, MESSAGES, Told, ask, both_ways, call, client_of, fold, named, tool
 from conftest import Florette
+from proxy.app import create_app
+from proxy.config import Config
 from scripted import ScriptedUpstream
-from serving import PATIENCE_S
+from serving import PATIENCE_S, LoopThread, serve_app
 from steps import Begins, GoesSilent, Holds, Says
 
 STRICT = tool("get_weather", strict=True)
@@ -164,13 +167,19 @@ def test_calls_behind_it_come_with_the_second_try(
     assert answer(once, stream=stream).made == [MADE, ("get_weather", '{"city": "Oslo"}')]
 
 
-def test_the_corrected_call_has_the_id_of_the_held_one(once: openai.OpenAI, upstream: ScriptedUpstream) -> None:
-    """The id is drawn when the call begins: here the second, of which the prompt of the second try knows."""
-    upstream.script(Says(OSLO + WRONG), Says(ROME))
-    told = answer(once, stream=False)
-    ids = [call_id for call_id, _, _ in told.calls]
-    assert len(set(ids)) == 2
-    assert all(call_id.startswith("call_") for call_id in ids)
+@both_ways
+@pytest.mark.parametrize("wrong", [[WRONG], [WRONG, WRONG]], ids=["once", "twice"])
+def test_the_corrected_call_has_the_id_of_the_held_one(
+    upstream: ScriptedUpstream, loop_thread: LoopThread, stream: bool, wrong: list[str]
+) -> None:
+    """Ids are drawn as calls begin: the first call's, and then the held one's."""
+    numbers = count()
+    app = create_app(Config(upstream=upstream.url, repairs=2), new_id=lambda: str(next(numbers)))
+    upstream.script(Says(OSLO + wrong[0], cut=5), *[Says(text, cut=5) for text in wrong[1:]], Says(ROME + OSLO, cut=5))
+    with serve_app(app, loop_thread) as url, client_of(url) as sdk:
+        told = answer(sdk, stream=stream)
+    first, held = (int(call_id.removeprefix("call_")) for call_id, _, _ in told.calls)
+    assert held == first + 1
 
 
 def test_a_call_that_need_not_be_held_streams_while_the_upstream_still_writes(

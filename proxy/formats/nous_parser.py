@@ -107,7 +107,7 @@ class NousParser(CallParser):
                 self._end_object()
                 return True
             if self._envelope.size >= _MAX_HEADER:
-                self._reject()
+                self._give_up()
                 return True
         return self._may_end_object(closed=closed)
 
@@ -185,6 +185,13 @@ class NousParser(CallParser):
             self._state = self._whole
         elif self._resolve(name):
             self._state = self._value
+        else:
+            self._reject()
+
+    def _give_up(self) -> None:
+        if self._envelope.at_arguments and self._envelope.name in self._tools:
+            # Nothing but blanks where they should begin.
+            self._run_away()
         else:
             self._reject()
 

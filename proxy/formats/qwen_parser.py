@@ -17,7 +17,7 @@ Source: Qwen-Agent 0.0.34 `qwen_fncall_prompt.py`; `docs/format-qwen.md` lists w
 import re
 from collections.abc import Callable
 
-from proxy.formats.arguments import ObjectReader
+from proxy.formats.arguments import MAX_BLANKS, ObjectReader
 from proxy.formats.base import Prompt, ToolUse
 from proxy.formats.fences import MAX_FENCE_LINE, OPENING, BareReader, BlockReader
 from proxy.formats.markers import DECORATION
@@ -61,6 +61,7 @@ class QwenParser(CallParser):
         super().__init__(markers, prompt, use, new_id)
         self._prose = False
         self._returned = False
+        self._skipped = 0
         self._prefill = prompt.prefill.removeprefix(FUNCTION)
         self._prefilled = bool(prompt.prefill)
         first = self._forced if prompt.prefill else self._opening if prompt.after_results else self._plain
@@ -84,6 +85,7 @@ class QwenParser(CallParser):
 
     def _begin_header(self, raw: str, state: Callable[[], bool]) -> None:
         self._raw, self._unsaid = [raw], 0
+        self._skipped = 0
         self._state = state
 
     def _forced(self) -> bool:
@@ -183,8 +185,8 @@ class QwenParser(CallParser):
         return first is not None and (self._resolve(first.group()) or first.group() == name)
 
     def _named(self) -> bool:
-        if not self._prose:
-            self._skip(_BLANKS)
+        if not self._prose and not self._skip(_BLANKS):
+            return self._run_away()
         if self._at == len(self._text):
             return self._closing and self._no_input()
         found = self._scanner.match(self._text, self._at)
@@ -230,7 +232,8 @@ class QwenParser(CallParser):
         return True
 
     def _input(self) -> bool:
-        self._skip(_INPUT_LEAD)
+        if not self._skip(_INPUT_LEAD):
+            return self._run_away()
         if self._at == len(self._text):
             return self._closing and self._no_input()
         if self._scanner.match(self._text, self._at):
@@ -319,11 +322,13 @@ class QwenParser(CallParser):
 
     # -- what states do ------------------------------------------------------------------------------------
 
-    def _skip(self, pattern: re.Pattern[str]) -> None:
-        # A pattern that matches nothing, too.
+    def _skip(self, pattern: re.Pattern[str]) -> bool:
+        # A pattern that matches nothing, too. False if a call has more blanks before its input than a model means.
         blanks = pattern.match(self._text, self._at)
         assert blanks is not None
+        self._skipped += blanks.end() - self._at
         self._take_raw(blanks.end())
+        return self._skipped <= MAX_BLANKS
 
     def _may_become_null(self) -> bool:
         said = self._text[self._at :]

@@ -7,6 +7,7 @@ Source: Qwen-Agent 0.0.34 (Apache-2.0, see NOTICE), `base_fncall_prompt.py` and 
 """
 
 import json
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
@@ -53,7 +54,7 @@ def language_of(options: Options, messages: Sequence[Message]) -> Language:
     return "zh" if any(map(is_chinese, asked)) else "en"
 
 
-class Writer:
+class Writer(ABC):
     """Writes the steps of a conversation one behind the other; a format adds how calls and results look.
 
     `markers` are the format's own; where the model is offered no tools they mean nothing, and stay. `escaped` are the
@@ -113,21 +114,21 @@ class Writer:
             case _:
                 self._tell_earlier(self._returned(step.content))
 
+    @abstractmethod
     def spoken(self, text: str, calls: Sequence[FunctionCall]) -> None:
         """Writes what the assistant said, and the calls that it made."""
-        raise NotImplementedError
 
+    @abstractmethod
     def results(self, results: Sequence[Parts]) -> None:
         """Writes the results of all the calls just made."""
-        raise NotImplementedError
+
+    @abstractmethod
+    def tools_text(self) -> str:
+        """The tools, and how to call them."""
 
     def finish(self, prefill: str) -> tuple[bool, bool]:
         """Ends the current turn; gives whether it ends in results, and in a message for the model to go on with."""
         return False, self.role == "assistant" and (self._continues or bool(prefill))
-
-    def tools_text(self) -> str:
-        """The tools, and how to call them."""
-        raise NotImplementedError
 
     def fold(self, step: Step) -> None:
         """Goes on by a step, calls and results as user text."""
