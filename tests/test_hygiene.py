@@ -294,7 +294,9 @@ def conversation(chance: random.Random, plant: Plant) -> Json:
     function = {"name": "get", "description": plant(), "parameters": {"type": "object", "properties": properties}}
     qwens = {"name_for_human": plant(), "args_format": plant()}
     tools = [{"type": "function", "function": function | chance.choice([{}, qwens])}]
-    return {"model": "m", "messages": messages, "tools": tools, "n": 1}
+    answer = {"type": "object", "properties": {"x": {"description": plant(), "enum": [plant()]}, plant(): {}}}
+    wanted = {"type": "json_schema", "json_schema": {"name": "x", "schema": answer}}
+    return {"model": "m", "messages": messages, "tools": tools, "response_format": wanted}
 
 
 def found(pattern: re.Pattern[str], sent: Json) -> Counter[str]:
@@ -314,7 +316,7 @@ def prompt_of(upstream_server: ScriptedUpstream, florette: Callable[..., str]) -
 
         def ask(body: Json, **config: Any) -> Json:
             with upstream_server.fresh() as upstream:
-                upstream.script(Says("ok"))
+                upstream.script(Says("{}"))
                 answer = http.post(f"{florette(**config)}/v1/chat/completions", json=body)
                 assert answer.status_code == 200, answer.text
                 sent: Json = upstream.received[0].json
@@ -338,6 +340,14 @@ def test_no_marker_in_a_prompt_is_anyone_elses(prompt_of: Ask, dialect: Dialect,
     clean = prompt_of(conversation(same, lambda: (same.choice(PLANTS), HARMLESS)[1]), **ours)
     assert found(SPEECH[dialect], planted) == found(SPEECH[dialect], clean) != Counter()
     assert found(CONTROL, planted) == found(CONTROL, clean) == Counter({"<|IM_START|>": 1})
+
+
+@settings(max_examples=REQUESTS)
+@given(seed=st.integers(0, 2**32))
+def test_where_no_tools_are_offered_control_tokens_go_all_the_same(prompt_of: Ask, seed: int) -> None:
+    chance = seeded(seed)
+    asked = {**conversation(chance, lambda: chance.choice(PLANTS)), "tool_choice": "none"}
+    assert found(CONTROL, prompt_of(asked, control_tokens="all")) == Counter({"<|IM_START|>": 1})
 
 
 @settings(max_examples=REQUESTS)

@@ -316,8 +316,10 @@ def test_nothing_is_invented_for_a_call_that_was_cut_off(text: str, calls: list[
     "text", [f'{B}{{"name": "get', f'{B}{{"name": "get"', f'{B}{{"arguments": {{"a": 1}}, "name": "ge', f"{B}\n{{"]
 )
 def test_a_name_that_was_cut_off_is_not_announced(text: str) -> None:
-    """It may go on: `get` is a tool, and so is `get_current_weather`."""
-    assert (cut_off(text).text, cut_off(text).calls) == (text, [])
+    """It may go on: `get` is a tool, and so is `get_current_weather`. Half a call is no text for anybody, either."""
+    answer = cut_off(text)
+    assert (answer.text, answer.calls) == ("", [])
+    assert answer.dropped == len("".join(text.split()))
 
 
 @pytest.mark.parametrize(

@@ -93,6 +93,8 @@ class NousParser(CallParser):
         if self._text.startswith("{", lead_in.end()):
             self._take_raw(lead_in.end())
             self._begin_object()
+        elif self._truncated and lead_in.end() == len(self._text):
+            self._lose()
         else:
             self._reject()
         return True
@@ -198,9 +200,13 @@ class NousParser(CallParser):
     def _may_end_object(self, *, closed: bool) -> bool:
         if not closed and not self._closing:
             return False
-        if closed or not self._truncated:
+        cut_off = self._truncated and not closed
+        if not cut_off:
             self._envelope.close()
-        self._end_object()
+        if cut_off and self._envelope.name is None:
+            self._lose()
+        else:
+            self._end_object()
         return True
 
     def _end_object(self) -> None:
