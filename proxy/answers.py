@@ -102,7 +102,7 @@ class Answer(Response):
             await self._respond(outlet)
         except FloretteError as error:
             if error.status >= 500:
-                logger.warning("%s: %s", error.code, error.message)
+                logger.warning("answered %d (%s): %s", error.status, error.code or error.type, error.message)
             await outlet.fail(error)
         except Exception:
             logger.exception("a request failed because of a bug")

@@ -31,6 +31,11 @@ _TOOL_FIELDS = frozenset(("tools", "tool_choice", "parallel_tool_calls", "functi
 #: Constrained to one of these, a model could not write a marker.
 _WHOLE_ANSWERS = ("json_object", "json_schema")
 
+#: How an upstream may end an answer, as OpenAI tells it; vLLM knows `abort` and `error`, too, which are none.
+_FINISHES = frozenset(("stop", "length", "tool_calls", "function_call", "content_filter"))
+#: Those by which nothing is complete that is not.
+_CUT_OFF = frozenset(("length", "content_filter"))
+
 #: A turn's prompt is not the caller's: what of it is continued, and said again before the answer, is ours to say.
 _CONTINUING = frozenset(("continue_final_message", "add_generation_prompt", "echo"))
 
@@ -353,8 +358,10 @@ class _Choice:
                 # The model said once more the marker that its prompt ends in: no end, but the beginning.
                 self.stopped_short = True
                 return []
+        if finish not in _FINISHES:
+            raise UpstreamBroken(f"The upstream gave the answer up before it was finished: {finish}.")
         # A stop string of the caller's ends the text wherever it stands, as `max_tokens` does.
-        cut_off = finish == "length" or (isinstance(stop, str) and stop not in self._marker_stops)
+        cut_off = finish in _CUT_OFF or (isinstance(stop, str) and stop not in self._marker_stops)
         events += self._checked(self._parser.close(truncated=cut_off))
         events += self.review.close(finish)
         return [] if self.review.over else [*self._released(), *events, self._turn_end(finish)]
@@ -389,7 +396,7 @@ class _Choice:
         return passed
 
     def _turn_end(self, finish: str) -> TurnEnd:
-        if self.review.truncated:
+        if self.review.truncated and finish not in _CUT_OFF:
             finish = "length"
         elif self.review.calls and finish == "stop":
             finish = "tool_calls"

@@ -1,6 +1,6 @@
 """The part of the configuration that can differ from model to model: how a model is talked to."""
 
-from typing import Annotated, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator
 
@@ -22,7 +22,7 @@ class Prompting(BaseModel):
     ] = "merge"
     control_tokens: Annotated[
         Literal["results", "all", "none"],
-        Field(description="In what text <|im_start|> and the like are made harmless: results, or users' words too."),
+        Field(description="Where <|im_start|> and the like are made harmless: results, users' words and tools too."),
     ] = "results"
     guided: Annotated[
         Literal["auto", "always", "off"],
@@ -38,6 +38,12 @@ class Prompting(BaseModel):
     ] = "auto"
     vision: Annotated[bool, Field(description="The model sees: images are passed on.")] = False
     thinking_begun: Annotated[bool, Field(description="The chat template ends in <think>.")] = False
+
+    @field_validator("guided", mode="before")
+    @classmethod
+    def _as_written(cls, guided: Any) -> Any:
+        # YAML reads a bare `off` as false.
+        return "off" if guided is False else guided
 
     @field_validator("format")
     @classmethod

@@ -10,6 +10,9 @@ import orjson
 
 from proxy.errors import FloretteError, UpstreamBroken, UpstreamRefused
 
+#: When to come again, for a server that is too busy to say so.
+_AGAIN_S = {429: "1", 503: "1"}
+
 #: How vLLM's versions word a prompt that is too long.
 _OVERFLOWS = ("maximum context length", "longer than the maximum", "context length is only")
 
@@ -29,7 +32,7 @@ def refusal(status: int, headers: Mapping[str, str], said: bytes, *, key_is_ours
         message or f"The upstream answered {status}.",
         param=param,
         code=code or _code_of(status, message),
-        headers={name: headers[name] for name in ("retry-after",) if name in headers},
+        headers={"retry-after": again} if (again := headers.get("retry-after", _AGAIN_S.get(status))) else None,
     )
 
 

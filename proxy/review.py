@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from proxy.errors import AnswerNotMet, ChoiceNotMet, FloretteError, RunawayArguments
 from proxy.events import CallArguments, CallEnd, CallStart, ParserEvent, Runaway, Text
 from proxy.formats.base import ToolUse
+from proxy.formats.grammar import enforces
 from proxy.strings import StringEscapes
 from proxy.validation import fault_in
 from proxy.wire import FunctionCall, Message, Tool, ToolCall
@@ -47,15 +48,17 @@ class _Call:
 class Review:
     """Looks at what one choice says. `repairs`: how often a call that is wrong may be asked for again.
 
-    `trusted`: the upstream was made to comply, so that arguments and answers need no second look. `mistake` is set
-    once the model has to be asked again, `failed` once that is no use; nothing is let through then until `again`.
+    `trusted`: the upstream was made to comply, so that arguments and answers need no second look, as far as a grammar
+    can hold a model to their schemas. `mistake` is set once the model has to be asked again, `failed` once that is no
+    use; nothing is let through then until `again`.
     """
 
     def __init__(self, use: ToolUse, *, repairs: int, trusted: bool) -> None:
         self._use = use
-        self._answer = None if trusted else use.answer
+        vouched = trusted and enforces(use.answer)
+        self._answer = None if vouched else use.answer
         # The grammar of an answer lets control characters into its strings.
-        self._escapes = StringEscapes() if trusted and use.answer is not None else None
+        self._escapes = StringEscapes() if vouched and use.answer is not None else None
         self._tools: Mapping[str, Tool] = {tool.name: tool for tool in use.tools} if repairs else {}
         self._trusted = trusted
         self._repairs_left = repairs
@@ -150,7 +153,7 @@ class Review:
     def _is_held(self, name: str) -> bool:
         if not self._tools:
             return False
-        strict = name not in self._tools or (self._tools[name].strict is True and not self._trusted)
+        strict = name not in self._tools or self._is_checked(self._tools[name])
         # Asked again, a model may repeat the calls that were right.
         return strict or self._asked_again
 
@@ -190,7 +193,10 @@ class Review:
         if tool is None:
             known = ", ".join(tool.model_name for tool in self._tools.values())
             return f"there is no tool named {call.name!r}; the tools are {known}"
-        return fault_in(call.arguments, tool.json_schema) if tool.strict and not self._trusted else None
+        return fault_in(call.arguments, tool.json_schema) if self._is_checked(tool) else None
+
+    def _is_checked(self, tool: Tool) -> bool:
+        return tool.strict is True and not (self._trusted and enforces(tool.json_schema))
 
     # -- mistakes ------------------------------------------------------------------------------------------
 

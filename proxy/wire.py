@@ -8,6 +8,7 @@ import json
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Annotated, Any, Literal
 
 from pydantic import (
@@ -237,13 +238,13 @@ class ChatRequest(Open):
     modalities: Any = None
     response_format: Any = None
 
-    @property
+    @cached_property
     def declared(self) -> list[Tool]:
         """The tools that the model may call, whichever form they came in: of all tools those that the choice allows."""
         allowed = self.allowed
         return [tool for tool in self.all_tools if allowed is None or tool.name in allowed]
 
-    @property
+    @cached_property
     def all_tools(self) -> list[Tool]:
         """The tools of the request, whichever form they came in."""
         return [entry.function for entry in self.tools or ()] or list(self.functions or ())
@@ -265,7 +266,7 @@ class ChatRequest(Open):
         """True if the model may make several calls in one turn."""
         return not self.legacy and self.parallel_tool_calls is not False
 
-    @property
+    @cached_property
     def choice(self) -> Choice:
         """What the caller demands of the model, from either form."""
         given = self.function_call if self.legacy else self.tool_choice

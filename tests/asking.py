@@ -4,15 +4,20 @@ What SDKs demand of the chunks is held on the way: one id, created and model; th
 name once and at its beginning; indexes that count up; one finish.
 """
 
+import json
+import socket
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
+from urllib.parse import urlsplit
 
 import openai
 import pytest
 from openai.types.chat import ChatCompletion, ChatCompletionChunk
 from openai.types.chat.chat_completion_chunk import Choice
+
+from serving import HANG_S, PATIENCE_S
 
 Json = dict[str, Any]
 
@@ -50,6 +55,22 @@ def client_of(url: str) -> Iterator[openai.OpenAI]:
         yield sdk
 
 
+def raw_request(url: str, **body: Any) -> socket.socket:
+    """Sends a request over a connection of its own, and does not wait for its answer."""
+    content = json.dumps({"messages": MESSAGES, **body}).encode()
+    head = f"POST /v1/chat/completions HTTP/1.1\r\nhost: x\r\ncontent-length: {len(content)}\r\n"
+    address = urlsplit(url)
+    line = socket.create_connection((address.hostname, address.port), PATIENCE_S)
+    line.sendall(f"{head}content-type: application/json\r\nconnection: close\r\n\r\n".encode() + content)
+    return line
+
+
+def read_all(line: socket.socket) -> bytes:
+    """All that comes until the other side closes."""
+    with line:
+        return b"".join(iter(lambda: line.recv(65536), b""))
+
+
 @dataclass
 class Told:
     """One choice. `calls` are (id, name, arguments)."""
@@ -82,7 +103,7 @@ class Reply:
 
 def ask(sdk: openai.OpenAI, *, stream: bool, **fields: Any) -> Reply:
     """Asks, with the usage; `fields` go into the request beside the messages. Raises what the client raises."""
-    request = {"model": "m", "messages": MESSAGES, **fields}
+    request = {"model": "m", "messages": MESSAGES, "timeout": HANG_S, **fields}
     if not stream:
         return _whole(sdk.chat.completions.create(**request))
     request = {"stream_options": {"include_usage": True}, **request}

@@ -12,7 +12,7 @@ from openai.types.chat import ChatCompletionChunk
 
 from conftest import Florette
 from scripted import ScriptedUpstream
-from steps import DONE, Answers, Chunks, Says
+from steps import DONE, Answers, Chunks, Fails, Says
 from vllm_shapes import chunk
 
 CITY = {"type": "object", "properties": {"city": {"type": "string"}}, "required": ["city"]}
@@ -228,3 +228,38 @@ def test_a_refusal_that_comes_behind_a_good_status_keeps_its_meaning(
     for ask in (whole, streamed):
         with pytest.raises(kind, match="maximum context length"):
             ask(client, **MODERN)
+
+
+CUT = '✿FUNCTION✿: get_weather\n✿ARGS✿: {"city": "Ro'
+
+
+@pytest.mark.parametrize("finish", ["abort", "error"])
+@pytest.mark.parametrize("stream", [False, True])
+def test_an_answer_that_the_upstream_gave_up_is_an_error_and_no_call(
+    client: openai.OpenAI, upstream: ScriptedUpstream, finish: str, stream: bool
+) -> None:
+    """vLLM's own finish reasons: what has come may be half of anything."""
+    upstream.script(Says(CUT, finish=finish))
+    with pytest.raises(openai.APIError, match=f"before it was finished: {finish}"):
+        streamed(client, **MODERN) if stream else whole(client, **MODERN)
+
+
+def test_nothing_is_made_up_for_a_call_that_a_filter_cut_off(client: openai.OpenAI, upstream: ScriptedUpstream) -> None:
+    says = Says(CUT, finish="content_filter")
+    upstream.script(says, says)
+    choice = whole(client, **MODERN)
+    assert choice.finish_reason == "content_filter"
+    assert choice.message.tool_calls[0].function.arguments == '{"city": "Ro'
+    assert finishes(streamed(client, **MODERN)) == {0: "content_filter"}
+
+
+def test_an_upstream_that_is_too_busy_to_say_so_is_asked_again_in_a_second(
+    florette: Florette, upstream: ScriptedUpstream
+) -> None:
+    upstream.script(Fails(503), Fails(503, headers={"Retry-After": "7"}))
+    with openai.OpenAI(base_url=florette(retries=0) + "/v1", api_key="test", max_retries=0) as sdk:
+        for seconds in ("1", "7"):
+            with pytest.raises(openai.InternalServerError) as caught:
+                streamed(sdk, **MODERN)
+            assert caught.value.response.status_code == 503
+            assert caught.value.response.headers["retry-after"] == seconds

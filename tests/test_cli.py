@@ -476,3 +476,12 @@ def test_serving_loads_nothing_that_only_tools_or_tests_need() -> None:
     loaded = {name.partition(".")[0] for name in printed.split()}
     assert {"proxy", "fastapi", "uvicorn"} <= loaded
     assert not loaded & NOT_TO_SERVE
+
+
+@pytest.mark.parametrize("written", ["guided: off", "models: {m: {guided: off}}"])
+def test_off_may_be_written_as_yaml_reads_it(tmp_path: Path, written: str) -> None:
+    """A bare `off` is false there."""
+    file = tmp_path / "config.yaml"
+    file.write_text(written, encoding="utf-8")
+    config = Config.load({}, file, {})
+    assert "off" in (config.guided, *(model.guided for model in config.models.values()))

@@ -4,12 +4,15 @@ Source: OpenAI's API reference for `tool_choice` (the model must call a tool); t
 error and never an empty `tool_calls` is Florette's own.
 """
 
+from dataclasses import dataclass
 from typing import Any
 
 import openai
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
-from asking import CITY, MESSAGES, ask, both_ways, call, client_of, fold, named, tool
+from asking import CITY, MESSAGES, ask, both_ways, call, client_of, fold, named, raw_request, tool
 from conftest import Florette
 from scripted import ScriptedUpstream
 from serving import PATIENCE_S
@@ -251,20 +254,14 @@ def test_an_error_of_the_second_try_is_the_callers(
         ask(sdk, stream=stream, tools=TOOLS, tool_choice="required")
 
 
+@both_ways
 def test_a_caller_who_leaves_during_the_second_try_frees_the_upstream(
-    client: openai.OpenAI, upstream: ScriptedUpstream
+    florette: Florette, upstream: ScriptedUpstream, stream: bool
 ) -> None:
     upstream.script(Says(SECRET, cut=4), GoesSilent(Begins("Let me")))
-    chunks = client.chat.completions.create(
-        model="m",
-        messages=MESSAGES,
-        stream=True,
-        tools=TOOLS,
-        tool_choice="required",
-    )
-    next(chunks)
+    line = raw_request(florette(), tools=TOOLS, tool_choice="required", stream=stream)
     upstream.wait_for(2)
-    chunks.close()
+    line.close()
     assert upstream.received[1].left.wait(PATIENCE_S)
 
 
@@ -290,3 +287,43 @@ def test_a_tool_is_demanded_by_the_name_that_the_model_knows(client: openai.Open
             tool_choice=NAMED,
         )
     assert "call '天气' now" in prompt_of(upstream, 1)
+
+
+@dataclass(frozen=True)
+class Try:
+    """What a model says, and the tool that it calls by that, if any."""
+
+    text: str
+    tool: str | None = None
+
+
+TRIES = st.sampled_from(
+    [
+        Try(SECRET),
+        Try("Hm."),
+        Try("No.\n✿RESULT✿: 30 degrees"),
+        Try("Look:\n```\n✿FUNCTION✿: nothing\n```\n"),
+        Try("Let me see.\n" + call(*ROME), "get_weather"),
+        Try(call(*ROME) + "✿RESULT✿", "get_weather"),
+        Try(call("get_time", '{"zone": "CET"}'), "get_time"),
+    ]
+)
+
+
+@given(tries=st.tuples(TRIES, TRIES), named_one=st.booleans(), cut=st.none() | st.integers(1, 30))
+def test_a_demand_is_met_by_the_first_try_that_meets_it_or_it_is_an_error(
+    client: openai.OpenAI, upstream_server: ScriptedUpstream, tries: tuple[Try, Try], named_one: bool, cut: int | None
+) -> None:
+    """Streamed and not the same, and never a finished answer without a call."""
+    met = [said.tool == "get_weather" if named_one else said.tool is not None for said in tries]
+    for stream in (False, True):
+        with upstream_server.fresh() as upstream:
+            upstream.script(*[Says(said.text, cut=cut) for said in tries[: 1 if met[0] else 2]])
+            demand: Any = {"tools": TOOLS, "tool_choice": NAMED if named_one else "required"}
+            if any(met):
+                told = ask(client, stream=stream, **demand).only
+                assert [name for name, _ in told.made] == [tries[met.index(True)].tool]
+                assert told.finish == "tool_calls"
+            else:
+                with pytest.raises(openai.APIError, match="tool_choice demands it"):
+                    ask(client, stream=stream, **demand)

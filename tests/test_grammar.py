@@ -17,6 +17,7 @@ from jsonschema import Draft202012Validator
 from admitting import Tag, admits
 from parsing import numbered, read
 from proxy.formats.base import Format, Options, ToolUse
+from proxy.formats.grammar import enforces
 from proxy.formats.nous import Nous
 from proxy.formats.qwen import Qwen
 from proxy.wire import Choice, Message, Tool
@@ -211,6 +212,59 @@ def test_arguments_are_an_object_also_where_the_schema_does_not_say_so(schema: A
     tag = grammar_of(Qwen(), use)
     for arguments, admitted in (('{"city": "Rome"}', True), ("[1]", False), ("1", False), ("null", False)):
         assert admits(tag, (QWEN.call % ("f", arguments)).removeprefix(begun(Qwen(), use))) == admitted
+
+
+INT = {"type": "integer"}
+A_AND_B = {"type": "object", "properties": {"a": INT, "b": INT}, "additionalProperties": False}
+
+
+@pytest.mark.parametrize(
+    "schema",
+    [
+        {"type": "array", "contains": {"type": "string"}},
+        {**A_AND_B, "dependentRequired": {"a": ["b"]}},
+        {**A_AND_B, "dependentSchemas": {"a": {"required": ["b"]}}},
+        {**A_AND_B, "if": {"required": ["a"]}, "then": {"required": ["b"]}},
+        {"type": "integer", "not": {"const": 1}},
+        {"oneOf": [INT, {"type": "integer", "minimum": 0}]},
+        {"type": "array", "uniqueItems": True, "items": INT},
+        {"allOf": [{"required": ["a"]}, {"required": ["b"]}]},
+        {**A_AND_B, "anyOf": [{"required": ["b"]}]},
+        {"$ref": "#/$defs/A", "maxLength": 1, "$defs": {"A": {"type": "string"}}},
+        {"type": "string", "pattern": "^a+$", "maxLength": 2},
+        {"type": "object", "required": ["z"], "additionalProperties": INT},
+        {"type": "object", "properties": {"a": INT}, "required": ["a", "z"], "additionalProperties": True},
+    ],
+    ids=repr,
+)
+def test_what_a_grammar_does_not_hold_a_model_to_has_to_be_looked_at(schema: Any) -> None:
+    """Each was let in by xgrammar 0.2.8 with an instance that breaks it."""
+    assert not enforces(schema)
+    assert not enforces({"type": "object", "properties": {"x": {"anyOf": [INT, schema]}}})
+
+
+@pytest.mark.parametrize(
+    "schema",
+    [
+        *SCHEMAS.values(),
+        A_AND_B,
+        {"$ref": "#/$defs/A", "description": "an A", "$defs": {"A": {"type": "string", "maxLength": 1}}},
+        {"title": "X", "anyOf": [INT, {"type": "null"}], "default": None},
+        {"allOf": [A_AND_B], "description": "one"},
+        {"type": "string", "pattern": "^a+$", "description": "one"},
+        {"type": "integer", "multipleOf": 3, "minimum": 3},
+        {"type": "object", "properties": {"a": INT}, "required": ["a"], "additionalProperties": INT},
+        {"type": "object", "required": ["z"]},
+        {"type": "array", "prefixItems": [INT], "items": {"type": "string"}, "minItems": 1},
+        {},
+        True,
+        None,
+    ],
+    ids=repr,
+)
+def test_what_a_grammar_holds_a_model_to_needs_no_second_look(schema: Any) -> None:
+    """Each refused, in xgrammar 0.2.8, every instance tried that breaks it."""
+    assert enforces(schema)
 
 
 def test_a_tool_is_called_by_the_name_that_the_model_knows() -> None:

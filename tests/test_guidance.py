@@ -5,18 +5,16 @@ does not know is ignored). What a grammar admits is held in `test_grammar`.
 """
 
 import json
-import socket
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
-from urllib.parse import urlsplit
 
 import httpx
 import openai
 import pytest
 
 from admitting import Tag, admits
-from asking import CITY, MESSAGES, ask, both_ways, call, client_of, named, tool
+from asking import CITY, MESSAGES, ask, both_ways, call, client_of, named, raw_request, read_all, tool
 from conftest import Florette
 from proxy.app import create_app
 from proxy.config import Config
@@ -212,9 +210,8 @@ def test_an_answer_that_has_to_fit_is_not_held_back(
     """Its first piece is there while the upstream still writes the rest."""
     held = Holds(Says.pieces('{"degrees"', ": 21}", refuse=False), after=2)
     guided.script(held)
-    with client.chat.completions.create(
-        model=model, messages=MESSAGES, tools=[GET], response_format=JSON_SCHEMA, stream=True
-    ) as chunks:
+    request: Any = {"model": model, "messages": MESSAGES, "tools": [GET], "response_format": JSON_SCHEMA}
+    with client.chat.completions.create(**request, stream=True, timeout=PATIENCE_S) as chunks:
         said = (choice.delta.content for chunk in chunks for choice in chunk.choices if choice.delta.content)
         assert next(said) == '{"degrees"'
         assert held.reached.is_set()
@@ -227,12 +224,10 @@ def test_a_strict_call_that_has_to_fit_is_not_held_back(
 ) -> None:
     held = Holds(Says.pieces(ROME[:-10], ROME[-10:], refuse=False), after=2)
     guided.script(held)
-    with (
-        client_of(florette(repairs=1)) as sdk,
-        sdk.chat.completions.create(model=model, messages=MESSAGES, tools=[STRICT], stream=True) as chunks,
-    ):
+    request: Any = {"model": model, "messages": MESSAGES, "tools": [STRICT], "stream": True, "timeout": PATIENCE_S}
+    with client_of(florette(repairs=1)) as sdk, sdk.chat.completions.create(**request) as chunks:
         calls = (made for chunk in chunks for choice in chunk.choices for made in choice.delta.tool_calls or ())
-        assert next(calls).function.name == "get_weather"  # type: ignore[union-attr]
+        assert next(calls).function.name == "get_weather"
         assert not guided.received[0].left.is_set()
         held.release()
         list(calls)
@@ -246,6 +241,33 @@ def test_an_answer_that_has_to_fit_is_json_whatever_the_grammar_lets_through(
     guided.script(Says('{"degrees": 21,\n"where": "a\n\x1b\\\tb"}', cut=1, refuse=False))
     told = ask(client, stream=stream, model=model, tools=[GET], response_format=JSON_SCHEMA).only
     assert told.content == '{"degrees": 21,\n"where": "a\\n\\u001b\\tb"}'
+
+
+DIFFERENT: Any = {"type": "array", "items": {"type": "integer"}, "uniqueItems": True}
+
+
+@both_ways
+def test_an_answer_is_checked_where_no_grammar_can_hold_it(
+    client: openai.OpenAI, guided: ScriptedUpstream, model: str, stream: bool
+) -> None:
+    """Items that differ from one another: xgrammar takes the word, and does not heed it."""
+    guided.script(Says("[1, 1]", cut=2, refuse=False), Says("[1, 2]", cut=2, refuse=False))
+    answer_format = {"type": "json_schema", "json_schema": {"name": "answer", "schema": DIFFERENT}}
+    told = ask(client, stream=stream, model=model, tools=[GET], response_format=answer_format).only
+    assert told.content == "[1, 2]"
+    assert admits(grammar_in(guided, 1), "[1, 2]")
+
+
+@both_ways
+def test_a_strict_call_is_repaired_where_no_grammar_can_hold_it(
+    florette: Florette, guided: ScriptedUpstream, model: str, stream: bool
+) -> None:
+    schema = {"type": "object", "properties": {"days": DIFFERENT}}
+    wrong, right = (call("get_weather", f'{{"days": [{days}]}}') for days in ("1, 1", "1, 2"))
+    guided.script(Says(wrong, cut=3, refuse=False), Says(right, cut=3, refuse=False))
+    with client_of(florette(repairs=1)) as sdk:
+        told = ask(sdk, stream=stream, model=model, tools=[tool("get_weather", schema, strict=True)]).only
+    assert told.made == [("get_weather", '{"days": [1, 2]}')]
 
 
 @both_ways
@@ -378,22 +400,6 @@ def test_an_upstream_that_could_is_not_asked_again(
         clock[0] += later_s
         ask(timed, stream=False, tools=[GET], tool_choice="required")
     assert len(guided.probes) == 1
-
-
-def raw_request(url: str, **body: Any) -> socket.socket:
-    """Sends a request and does not wait for its answer."""
-    content = json.dumps({"messages": MESSAGES, **body}).encode()
-    head = f"POST /v1/chat/completions HTTP/1.1\r\nhost: x\r\ncontent-length: {len(content)}\r\n"
-    address = urlsplit(url)
-    line = socket.create_connection((address.hostname, address.port), PATIENCE_S)
-    line.sendall(f"{head}content-type: application/json\r\nconnection: close\r\n\r\n".encode() + content)
-    return line
-
-
-def read_all(line: socket.socket) -> bytes:
-    """All that comes until the other side closes."""
-    with line:
-        return b"".join(iter(lambda: line.recv(65536), b""))
 
 
 def test_requests_that_come_at_the_same_time_share_a_probe(

@@ -143,17 +143,17 @@ offered = st.sampled_from([TOOLS, [*TOOLS, CODE_TOOL], None])
 
 
 @BOTH
-@pytest.mark.parametrize("vision", [False, True])
+@pytest.mark.parametrize("config", [{}, {"vision": True}, {"format": "nous"}], ids=str)
 @settings(max_examples=REQUESTS)
 @given(conversation=st.lists(messages, min_size=1, max_size=7), choice=choices, tools=offered)
 def test_no_history_fails_a_request(
-    ask: Ask, history: str, vision: bool, conversation: list[Json], choice: str | None, tools: list[Json] | None
+    ask: Ask, history: str, config: Json, conversation: list[Json], choice: str | None, tools: list[Json] | None
 ) -> None:
     """Whatever its calls are, and in whatever order: the model is told of them as well as can be."""
     # A call without tools, so that the request is ours whatever else it holds.
     conversation = [called(call("first")), *conversation]
     fields = {"tools": tools, "tool_choice": choice}
-    asked = ask(conversation, fields=fields, lacking=True, history=history, vision=vision)
+    asked = ask(conversation, fields=fields, lacking=True, history=history, **config)
     sent = asked.sent
     assert asked.message["content"] == "ok"
     assert {"role", "content"} >= {name for message in sent["messages"] for name in message}

@@ -425,6 +425,16 @@ def test_a_result_can_be_handed_on_in_a_call(
     assert json.loads(made.function.arguments) == {"q": EVIL}
 
 
+def test_a_real_marker_in_a_string_still_cuts_it_off(client: openai.OpenAI, upstream: ScriptedUpstream) -> None:
+    """A stop string that the model wrote of itself: nothing is invented for what is missing."""
+    upstream.script(Says('✿FUNCTION✿: get\n✿ARGS✿: {"q": "<✿RESULT✿: 1"}', cut=3))
+    chunks = client.chat.completions.create(model="m", messages=HISTORY, tools=TOOLS, stream=True)
+    [*choices] = [choice for chunk in chunks for choice in chunk.choices]
+    made = [call.function for choice in choices for call in choice.delta.tool_calls or () if call.function]
+    assert "".join(function.arguments or "" for function in made) == '{"q": "<'
+    assert choices[-1].finish_reason == "length"
+
+
 def test_what_was_quoted_is_harmless_in_the_next_round_too(client: openai.OpenAI, upstream: ScriptedUpstream) -> None:
     """The caller has it as it was, and sends it back as the model's own words and arguments."""
     upstream.script(Says("ok"))

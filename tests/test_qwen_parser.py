@@ -438,3 +438,9 @@ def test_a_long_answer_is_read_like_a_short_one() -> None:
     written = "\n".join(f"{F}: {name}\n{A}: {arguments}" for name, arguments in calls)
     answer = both_ways(f"{text}\n{written}")
     assert (answer.text, answer.calls) == (text.rstrip(), calls)
+
+
+@pytest.mark.parametrize("said", ["tr", '"{', "``"])
+def test_a_call_that_was_cut_off_before_its_input_is_clear_has_none(said: str) -> None:
+    answer = read(f"✿FUNCTION✿: f\n✿ARGS✿: {said}", truncated=True)
+    assert (answer.text, answer.calls, answer.truncated) == ("", [("f", "")], True)

@@ -187,7 +187,7 @@ def test_a_call_that_need_not_be_held_streams_while_the_upstream_still_writes(
 ) -> None:
     held = Holds(Says.pieces("✿FUNCTION✿: search\n✿ARGS✿: {", '"q": "x"}\n'), after=2)
     upstream.script(held)
-    request: Any = {"model": "m", "messages": MESSAGES, "tools": TOOLS, "stream": True}
+    request: Any = {"model": "m", "messages": MESSAGES, "tools": TOOLS, "stream": True, "timeout": PATIENCE_S}
     with once.chat.completions.create(**request) as chunks:
         calls = (made for chunk in chunks for choice in chunk.choices for made in choice.delta.tool_calls or ())
         assert next(calls).function.name == "search"
@@ -202,7 +202,7 @@ def test_text_before_a_held_call_streams_while_the_upstream_still_writes(
 ) -> None:
     held = Holds(Says.pieces("Let me see.", "\n" + ROME), after=2)
     upstream.script(held)
-    request: Any = {"model": "m", "messages": MESSAGES, "tools": TOOLS, "stream": True}
+    request: Any = {"model": "m", "messages": MESSAGES, "tools": TOOLS, "stream": True, "timeout": PATIENCE_S}
     with once.chat.completions.create(**request) as chunks:
         said = (choice.delta.content for chunk in chunks for choice in chunk.choices if choice.delta.content)
         assert next(said) == "Let me see."
@@ -295,8 +295,9 @@ def test_a_demanded_call_can_be_repaired_too(
 def test_a_demand_stands_also_behind_a_wrong_call(
     once: openai.OpenAI, upstream: ScriptedUpstream, stream: bool
 ) -> None:
-    upstream.script(*[Says(text, cut=4) for text in (WRONG, "Then not.", ROME)])
+    upstream.script(*[Says(text, cut=4) for text in ("Look.\n" + WRONG, "Then not.", ROME)])
     assert answer(once, stream=stream, tool_choice="required").made == [MADE]
+    assert upstream.received[2].json["messages"][-2] == {"role": "assistant", "content": "Then not."}
 
 
 @both_ways

@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from asking import MESSAGES, Told, ask, both_ways, call, client_of, tool
 from conftest import Florette
 from scripted import ScriptedUpstream
+from serving import PATIENCE_S
 from steps import Holds, Says
 
 TOOLS = [tool("get_weather")]
@@ -216,7 +217,8 @@ def test_where_nothing_is_demanded_text_is_not_held_back(client: openai.OpenAI, 
     """Its first piece is there while the upstream still writes the rest."""
     held = Holds(Says.pieces("It is", " 21."), after=2)
     upstream.script(held)
-    with client.chat.completions.create(model="m", messages=MESSAGES, tools=TOOLS, stream=True) as chunks:
+    request: Any = {"model": "m", "messages": MESSAGES, "tools": TOOLS, "stream": True, "timeout": PATIENCE_S}
+    with client.chat.completions.create(**request) as chunks:
         said = (choice.delta.content for chunk in chunks for choice in chunk.choices if choice.delta.content)
         assert next(said) == "It is"
         assert held.reached.is_set()

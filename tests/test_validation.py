@@ -212,6 +212,16 @@ def test_a_schema_that_is_none_blames_nobody(schema: Any, text: str) -> None:
     assert fault_in(text, schema) is None
 
 
+@pytest.mark.parametrize(("levels", "found"), [(45, True), (200, False)])
+def test_schemas_are_followed_to_a_depth_that_no_tool_has(levels: int, found: bool) -> None:
+    """At the end of Python's stack `referencing` panics, which is no Exception, and ends more than the check."""
+    schema: Any = {"type": "string"}
+    for _ in range(levels):
+        schema = {"properties": {"a": schema}}
+    text = '{"a":' * levels + "1" + "}" * levels
+    assert (fault_in(text, schema) is not None) == found
+
+
 def test_what_is_deeper_than_the_stack_blames_nobody() -> None:
     schema = {"$ref": "#/$defs/List", "$defs": {"List": {"items": {"$ref": "#/$defs/List"}, "type": "array"}}}
     assert fault_in("[" * 900 + "]" * 900, schema) is None

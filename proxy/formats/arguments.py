@@ -465,7 +465,8 @@ class ObjectReader:
     def _after_token(self) -> None:
         self._state = self._colon if self._is_key else self._next
         if self._name is not None:
-            self._places[-1].name = json.loads("".join(self._name))
+            name = "".join(self._name)
+            self._places[-1].name = json.loads(name) if "\\" in name else name[1:-1]
             self._name = None
 
     # -- words: numbers, literals, unquoted keys and values ------------------------------------------------

@@ -6,12 +6,36 @@ Source: xgrammar's structural tags as vLLM 0.32.0 takes them in `response_format
 """
 
 from collections.abc import Sequence
+from typing import Any
 
 from proxy.formats.base import Grammar, Schema, ToolUse
 from proxy.wire import Tool
 
 #: One blank between two signs of JSON is enough; without a bound a small model can go on with blanks for ever.
 _MAX_BLANKS = 1
+
+#: Words of a schema that xgrammar takes and does not hold an answer to, or not always.
+_UNHEARD = frozenset(
+    (
+        "contains",
+        "dependencies",
+        "dependentRequired",
+        "dependentSchemas",
+        "else",
+        "if",
+        "minContains",
+        "maxContains",
+        "not",
+        "oneOf",
+        "then",
+        "uniqueItems",
+    )
+)
+#: Beside one of these it hears of nothing else, but for what says nothing about the instance, or says it twice.
+_ALONE = ("$ref", "allOf", "anyOf", "pattern")
+_BESIDE = frozenset(
+    ("$defs", "$id", "$schema", "default", "definitions", "deprecated", "description", "examples", "title")
+)
 
 _THINKING: Grammar = {"type": "tag", "begin": "", "content": {"type": "any_text"}, "end": "</think>\n\n"}
 
@@ -21,6 +45,33 @@ def call(begin: str, tool: Tool, end: str) -> Grammar:
     # A schema that does not say so means it: nothing else is ever handed on as a call.
     arguments = {**tool.json_schema, "type": "object"}
     return {"type": "tag", "begin": begin, "content": _json(arguments), "end": end}
+
+
+def enforces(schema: Any) -> bool:
+    """True if what the grammar of the schema admits is sure to fit it; else it has to be looked at."""
+    waiting = [schema]
+    while waiting:
+        part = waiting.pop()
+        if isinstance(part, list):
+            waiting += part
+        elif isinstance(part, dict):
+            if not _is_heard(part):
+                return False
+            waiting += part.values()
+    return True
+
+
+def _is_heard(schema: dict[str, Any]) -> bool:
+    words = schema.keys() - _BESIDE - {"type"}
+    if not _UNHEARD.isdisjoint(words) or (len(words) > 1 and any(word in words for word in _ALONE)):
+        return False
+    several = schema.get("allOf")
+    if isinstance(several, list) and len(several) > 1:
+        return False
+    # Of names that are none of its properties it asks for none.
+    required, known = schema.get("required"), schema.get("properties")
+    names = required if isinstance(required, list) else []
+    return not schema.get("additionalProperties") or all(isinstance(known, dict) and name in known for name in names)
 
 
 def block(begin: str) -> Grammar:

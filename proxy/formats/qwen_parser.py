@@ -249,8 +249,9 @@ class QwenParser(CallParser):
         char = self._text[self._at]
         if char == "{":
             self._read(self._object_reader())
-        elif not self._closing and self._may_become_input(char):
-            return False
+        elif (not self._closing or self._truncated) and self._may_become_input(char):
+            # Cut off before it is clear what it was to be, it is a call whose arguments never came.
+            return self._closing and self._no_input()
         elif char == "`" and (block := OPENING.match(self._text, self._at)):
             self._read_block(block)
         elif char in "\"'" and (quoted := self._quoted_object()):

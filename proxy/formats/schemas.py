@@ -20,6 +20,9 @@ KINDS = frozenset(("null", "boolean", "integer", "fraction", "string", "array", 
 
 _TYPES = {name: frozenset((name,)) for name in KINDS - {"fraction"}} | {"number": frozenset(("integer", "fraction"))}
 
+#: Where one of these stands, the type is not all that says what may.
+_COMPOUND = frozenset(("$id", "$ref", "allOf", "anyOf", "const", "enum", "nullable", "oneOf"))
+
 #: Unions in tools have a handful of members; with `allOf` they multiply, and each value is held against each case.
 _MAX_CASES = 64
 #: So many schemas refer to one another before one says what is meant; deeper ones would cost Python its stack.
@@ -91,7 +94,10 @@ class _Schemas:
         if not isinstance(schema, dict):
             return ANYTHING
         if id(schema) not in self._views:
-            self._views[id(schema)] = self.view(self.cases(schema))
+            # Most schemas are plain ones, and are looked at once only.
+            plain = _plain_kinds(schema)
+            seen = View(self, (_Case((schema,), plain),), plain) if plain else self.view(self.cases(schema))
+            self._views[id(schema)] = seen
         return self._views[id(schema)]
 
     def view(self, cases: _Cases) -> View:
@@ -186,6 +192,12 @@ def _joined(one: _Case, other: _Case) -> _Case:
 
 def _as_list(given: Any) -> list[Any]:
     return given if isinstance(given, list) else []
+
+
+def _plain_kinds(schema: Mapping[str, Any]) -> frozenset[str] | None:
+    # Those of a schema that says so by its type alone.
+    given = schema.get("type")
+    return _TYPES.get(given) if isinstance(given, str) and _COMPOUND.isdisjoint(schema) else None
 
 
 def _kinds_of(schema: Mapping[str, Any]) -> frozenset[str]:
