@@ -15,7 +15,7 @@ from typing import Any
 from proxy.errors import FloretteError, InvalidRequest, UpstreamBroken, UpstreamRefused
 from proxy.events import Event, Extras, Halt, ParserEvent, TurnEnd, TurnStart, Usage
 from proxy.formats.base import Format, Grammar, Parser, Prompt, ToolUse
-from proxy.guidance import Guidance, Guided, is_refusal, is_wanted, structural_tag
+from proxy.guidance import Guidance, Guided, Support, is_refusal, is_wanted, structural_tag
 from proxy.pieces import Piece, PieceReader, read_whole
 from proxy.review import Review
 from proxy.stops import UPSTREAM_LIMIT, StopStrings
@@ -82,7 +82,8 @@ class Chat:
         """
         turn = _Turn(request, body, self._profile(request.model), self._new_id, counted=counted)
         refused: Grammar | None = None
-        ask: _Ask | None = turn.first(await self._grammar(turn, body, headers))
+        grammar, support = await self._grammar(turn, body, headers)
+        ask: _Ask | None = turn.first(grammar, sure=support == "yes")
         try:
             while ask is not None:
                 reader = PieceReader(each_usage=request.wants_each_usage)
@@ -103,26 +104,30 @@ class Chat:
                 except UpstreamRefused as error:
                     if ask.grammar is None or turn.heard or not is_refusal(error):
                         raise
-                    refused, ask = ask.grammar, turn.first(None)
+                    refused, ask = ask.grammar, turn.first(None, sure=False)
                     continue
                 if turn.failed:
                     raise turn.failed
                 ask = turn.next()
         finally:
             if refused is not None and turn.heard:
-                self._guidance.refused(refused)
+                self._guidance.refused(refused, body)
         if usage := turn.usage:
             yield [(0, Usage(usage))]
 
-    async def _grammar(self, turn: "_Turn", body: Mapping[str, Any], headers: Mapping[str, str]) -> Grammar | None:
+    async def _grammar(
+        self, turn: "_Turn", body: Mapping[str, Any], headers: Mapping[str, str]
+    ) -> tuple[Grammar | None, Support]:
         if not is_wanted(turn.profile.guided, turn.use, body):
-            return None
+            return None, "no"
         grammar = turn.grammar()
-        return grammar if await self._guidance.allows(grammar, body, headers) else None
+        support = await self._guidance.support(grammar, body, headers)
+        return (None if support == "no" else grammar), support
 
 
 def _use(request: ChatRequest) -> ToolUse:
-    use = ToolUse(request.declared, request.choice, request.parallel)
+    forbidden = frozenset(tool.name for tool in request.all_tools) - {tool.name for tool in request.declared}
+    use = ToolUse(request.declared, request.choice, request.parallel, forbidden=forbidden)
     # Without tools the upstream enforces the format by itself.
     return replace(use, answer=request.answer_schema) if use.offered else use
 
@@ -172,11 +177,12 @@ class _Turn:
         """What the answer to the prompt may be."""
         return self.profile.format.grammar(self._prompt, self.use)
 
-    def first(self, grammar: Grammar | None) -> _Ask:
-        """The request for all choices."""
+    def first(self, grammar: Grammar | None, *, sure: bool) -> _Ask:
+        """The request for all choices; `sure`: the upstream holds the model to the grammar."""
         self._guided = grammar is not None
+        trusted = sure and self.use.bounded
         self._choices = [
-            _Choice(Review(self.use, repairs=self.profile.repairs, trusted=self._guided))
+            _Choice(Review(self.use, repairs=self.profile.repairs, trusted=trusted))
             for _ in range(self._request.n or 1)
         ]
         return self._ask(range(len(self._choices)), grammar)

@@ -5,7 +5,7 @@
     florette doctor --base-url URL --model M [--api-key KEY] [--timeout S] [--json]
 
 Exit codes of serve: 0 after SIGTERM or Ctrl-C, 1 if the address cannot be had, 2 for a bad flag or config; of doctor:
-0 if no check failed, 1 if one did, 2 if there is nothing to check.
+0 if no check failed, 1 if one did, 2 if there is nothing to check or the endpoint keeps refusing, 130 after Ctrl-C.
 """
 
 import argparse
@@ -28,7 +28,7 @@ from proxy import __version__
 from proxy.app import create_app
 from proxy.config import Config, ConfigError, doctor_key
 from proxy.demo import create_demo
-from proxy.doctor import Unfit, Verdict, as_json, as_text, examine
+from proxy.doctor import Scorecard, Tell, Unfit, Verdict, as_json, as_text, examine, progress_on
 
 #: Clients keep idle connections for 5 s (httpx) to 60 s; the side that closes first should be theirs.
 _KEEPALIVE_S = 75
@@ -44,6 +44,9 @@ _EXPOSED = (
     "Without keys Florette would serve whoever reaches {}: set 'api_keys' in the config, listen on 127.0.0.1, "
     "or say --allow-unauthenticated."
 )
+
+#: As shells count those who end by a signal.
+_INTERRUPTED = 128 + signal.SIGINT
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -91,14 +94,42 @@ def _add_doctor(doctor: argparse.ArgumentParser) -> None:
 
 
 def _doctor(parsed: argparse.Namespace) -> int:
-    key = parsed.api_key or doctor_key()
     try:
-        card = asyncio.run(examine(parsed.base_url, parsed.model, key, parsed.timeout))
+        with progress_on(sys.stderr) as tell:
+            card = asyncio.run(_examine(parsed, tell))
+        print((as_json if parsed.json else as_text)(card), end="")
     except Unfit as unfit:
         print(unfit, file=sys.stderr)
         return 2
-    print((as_json if parsed.json else as_text)(card), end="")
+    except (KeyboardInterrupt, asyncio.CancelledError):
+        print("Interrupted: there is no scorecard.", file=sys.stderr)
+        return _INTERRUPTED
     return 1 if card.verdict is Verdict.FAIL else 0
+
+
+async def _examine(parsed: argparse.Namespace, tell: Tell) -> Scorecard:
+    key = parsed.api_key or doctor_key()
+    with _cancelled_by_ctrl_c():
+        return await examine(parsed.base_url, parsed.model, key, parsed.timeout, tell=tell)
+
+
+@contextmanager
+def _cancelled_by_ctrl_c() -> Iterator[None]:
+    """Cancels the running task once. asyncio's own way raises at the second Ctrl-C, in the midst of whatever runs."""
+    loop, task = asyncio.get_running_loop(), asyncio.current_task()
+    assert task is not None
+
+    def stop(number: int, _: object) -> None:
+        # From here on it ends: nothing more is heard, or the loop would be disturbed while it closes.
+        signal.signal(number, signal.SIG_IGN)
+        loop.call_soon_threadsafe(task.cancel)
+
+    before = signal.signal(signal.SIGINT, stop)
+    try:
+        yield
+    finally:
+        if signal.getsignal(signal.SIGINT) is stop:
+            signal.signal(signal.SIGINT, before)
 
 
 class _Server(uvicorn.Server):

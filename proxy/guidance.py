@@ -9,6 +9,7 @@ that ignores what it does not know says something else.
 
 import hashlib
 import logging
+import math
 from collections import OrderedDict
 from collections.abc import Callable, Mapping
 from typing import Any, Literal
@@ -23,21 +24,29 @@ from proxy.upstream import Upstream, to_json
 
 Guided = Literal["auto", "always", "off"]
 
+#: Whether an upstream takes grammars; `unsure`: it took one, but said nothing by which to tell whether it kept to it.
+Support = Literal["yes", "unsure", "no"]
+
 logger = logging.getLogger(__name__)
 
 #: What the upstream is made to say: nothing that a model would say of itself. It has so many tokens for it.
 _WORD = "zq-florette-7"
 _WORD_TOKENS = 16
 
+#: A word is said within a second; who waits for it has a request of its own to make.
+_PROBE_S = 10.0
+
 #: An upstream that could not is asked again after so long: it may have been replaced.
 _PROBE_AGAIN_S = 600.0
+#: So it is if it was not there at all: until then its requests are made without.
+_TROUBLED_S = 30.0
 
 #: So many models and refused grammars are remembered.
 _MODELS = 256
 _GRAMMARS = 1024
 
-#: An upstream's answers to a request that it does not understand.
-_REFUSALS = (400, 422)
+#: An upstream's answers to a request that it does not understand; some grammars make vLLM fail where they should not.
+_REFUSALS = (400, 422, 500)
 
 #: Fields by which a caller constrains the answer itself; two constraints at once are refused.
 _CONSTRAINTS = ("structured_outputs", "guided_json", "guided_regex", "guided_choice", "guided_grammar")
@@ -55,8 +64,8 @@ def is_wanted(guided: Guided, use: ToolUse, body: Mapping[str, Any]) -> bool:
     answer_format = body.get("response_format")
     if isinstance(answer_format, dict) and answer_format.get("type") not in ("text", "json_object", "json_schema"):
         return False
-    demanded = use.demands or use.answer is not None or any(tool.strict for tool in use.tools)
-    return demanded or guided == "always"
+    asked_for = use.bounded or use.forbidden or any(tool.strict for tool in use.tools)
+    return bool(asked_for) or guided == "always"
 
 
 class Guidance:
@@ -67,32 +76,30 @@ class Guidance:
         self._now = now
         # One for each model that is being asked: behind one address there may be a model that is still loading.
         self._probing: WeakValueDictionary[str, anyio.Lock] = WeakValueDictionary()
-        self._supported: OrderedDict[str, tuple[bool, float]] = OrderedDict()
-        self._refused: OrderedDict[bytes, None] = OrderedDict()
+        self._supported: OrderedDict[str, tuple[Support, float]] = OrderedDict()
+        self._refused: OrderedDict[bytes, float] = OrderedDict()
 
-    async def allows(self, grammar: Mapping[str, Any], body: Mapping[str, Any], headers: Mapping[str, str]) -> bool:
-        """True if the upstream takes grammars, and has not refused this one."""
-        if _key(grammar) in self._refused:
-            return False
+    async def support(self, grammar: Mapping[str, Any], body: Mapping[str, Any], headers: Mapping[str, str]) -> Support:
+        """What the upstream can do with this grammar."""
         model = str(body.get("model"))
+        if self._refused.get(_key(model, grammar), -math.inf) > self._now():
+            return "no"
         if (known := self._known(model)) is not None:
             return known
         async with self._probing.setdefault(model, anyio.Lock()):
             # Another request may have found out meanwhile.
-            known = self._known(model)
-            return await self._probe(model, body, headers) if known is None else known
+            return self._known(model) or await self._probe(model, body, headers)
 
-    def refused(self, grammar: Mapping[str, Any]) -> None:
+    def refused(self, grammar: Mapping[str, Any], body: Mapping[str, Any]) -> None:
         """The upstream refused a request with this grammar, and took it without."""
         logger.info("the upstream refused a grammar: answers to such requests are checked instead")
-        _remember(self._refused, _key(grammar), None, _GRAMMARS)
+        _remember(self._refused, _key(str(body.get("model")), grammar), self._now() + _PROBE_AGAIN_S, _GRAMMARS)
 
-    def _known(self, model: str) -> bool | None:
-        supported, asked_at = self._supported.get(model, (None, 0.0))
-        stale = supported is False and self._now() - asked_at > _PROBE_AGAIN_S
-        return None if stale else supported
+    def _known(self, model: str) -> Support | None:
+        support, until = self._supported.get(model, (None, math.inf))
+        return support if until > self._now() else None
 
-    async def _probe(self, model: str, body: Mapping[str, Any], headers: Mapping[str, str]) -> bool:
+    async def _probe(self, model: str, body: Mapping[str, Any], headers: Mapping[str, str]) -> Support:
         probe: dict[str, Any] = {
             "messages": [{"role": "user", "content": "Hello"}],
             "max_tokens": _WORD_TOKENS,
@@ -100,21 +107,26 @@ class Guidance:
         }
         if "model" in body:
             probe["model"] = body["model"]
+        support: Support = "no"
+        lasts_s = _PROBE_AGAIN_S
         try:
-            pieces, _ = read_whole(await self._upstream.complete(probe, headers))
+            pieces, _ = read_whole(await self._upstream.complete(probe, headers, within_s=_PROBE_S))
         except FloretteError as error:
+            if error.status < 500 and not is_refusal(error):
+                # The caller's key, or its model: the request itself will meet it, and tell.
+                return "no"
             if not is_refusal(error):
-                # Whatever it is, the request itself will meet it, and tell.
-                return False
-            supported = False
+                lasts_s = _TROUBLED_S
         else:
-            said = "".join(piece.content for piece in pieces)
-            # A model that thinks may come to no word at all.
-            supported = _WORD.startswith(said.strip())
-        if not supported:
-            logger.info("the upstream takes no grammar for model %s: answers are checked instead", model[:100])
-        _remember(self._supported, model, (supported, self._now()), _MODELS)
-        return supported
+            said = "".join(piece.content for piece in pieces).strip()
+            if said and _WORD.startswith(said):
+                support, lasts_s = "yes", math.inf
+            elif not said:
+                # A model that thinks may come to no word at all.
+                support = "unsure"
+        logger.info("the upstream's support of grammars for model %s: %s", model[:100], support)
+        _remember(self._supported, model, (support, self._now() + lasts_s), _MODELS)
+        return support
 
 
 def structural_tag(grammar: Mapping[str, Any]) -> dict[str, Any]:
@@ -122,8 +134,8 @@ def structural_tag(grammar: Mapping[str, Any]) -> dict[str, Any]:
     return {"type": "structural_tag", "format": grammar}
 
 
-def _key(grammar: Mapping[str, Any]) -> bytes:
-    return hashlib.sha256(to_json(grammar)).digest()
+def _key(model: str, grammar: Mapping[str, Any]) -> bytes:
+    return hashlib.sha256(to_json({"model": model, "grammar": grammar})).digest()
 
 
 def _remember(known: "OrderedDict[Any, Any]", key: str | bytes, value: Any, most: int) -> None:

@@ -1,6 +1,7 @@
 """What one choice says is looked at before the caller sees it: let through, held back, or found to be a mistake.
 
     a demanded call     text is held back until it comes; no call, or another tool's, is a mistake
+    a forbidden call    of a tool that the caller has, but does not allow: a mistake
     a demanded answer   text is held back until its end; what does not fit the schema is a mistake
     a call              of no tool, or with arguments that break a strict tool's schema: a mistake, if repairs are on
 
@@ -11,7 +12,7 @@ error; a call goes out as it is: whoever runs the tools tells the model what is 
 import json
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from proxy.errors import AnswerNotMet, ChoiceNotMet, FloretteError, RunawayArguments
 from proxy.events import CallArguments, CallEnd, CallStart, ParserEvent, Runaway, Text
@@ -39,10 +40,15 @@ class Mistake:
 class _Call:
     id: str
     name: str
-    arguments: str = ""
+    written: list[str] = field(default_factory=list)
 
-    def means_the_same_as(self, other: "_Call") -> bool:
-        return self.name == other.name and _canonical(self.arguments) == _canonical(other.arguments)
+    @property
+    def arguments(self) -> str:
+        return "".join(self.written)
+
+    @property
+    def meaning(self) -> tuple[str, str]:
+        return self.name, _canonical(self.arguments)
 
 
 class Review:
@@ -59,6 +65,7 @@ class Review:
         self._answer = None if vouched else use.answer
         # The grammar of an answer lets control characters into its strings.
         self._escapes = StringEscapes() if vouched and use.answer is not None else None
+        self._callable = frozenset(tool.name for tool in use.callable)
         self._tools: Mapping[str, Tool] = {tool.name: tool for tool in use.tools} if repairs else {}
         self._trusted = trusted
         self._repairs_left = repairs
@@ -71,6 +78,7 @@ class Review:
         self._kept_id: str | None = None
         self._asked_again = False
         self._before = 0
+        self._made: set[tuple[str, str]] = set()
         self.truncated = False
         self.mistake: Mistake | None = None
         self.failed: FloretteError | None = None
@@ -95,6 +103,7 @@ class Review:
         self.mistake = None
         self._asked_again = self._holds_text = True
         self._before = len(self._calls)
+        self._made = {call.meaning for call in self._calls} if self._tools else set()
         self._text.clear()
 
     def pass_on(self, events: Sequence[ParserEvent]) -> list[ParserEvent]:
@@ -141,7 +150,7 @@ class Review:
     # -- calls ---------------------------------------------------------------------------------------------
 
     def _start(self, call_id: str, name: str) -> list[ParserEvent]:
-        if self._use.choice.mode == "named" and name != self._use.choice.name:
+        if name not in self._callable and (self._use.demands or name in self._use.forbidden):
             self._find_unmet("".join(self._text))
             return []
         call = _Call(call_id, name)
@@ -158,14 +167,14 @@ class Review:
         return strict or self._asked_again
 
     def _go_on(self, text: str) -> list[ParserEvent]:
-        (self._held or self._calls[-1]).arguments += text
+        (self._held or self._calls[-1]).written.append(text)
         return [] if self._held else [CallArguments(len(self._calls) - 1, text)]
 
     def _end(self, end: CallEnd) -> list[ParserEvent]:
         call, self._held = self._held, None
         passed: list[ParserEvent] = []
         if call:
-            if self._was_made(call):
+            if self._made and call.meaning in self._made:
                 return []
             if not end.truncated and self._repairs_left and (fault := self._fault_in(call)):
                 self._repairs_left -= 1
@@ -185,9 +194,6 @@ class Review:
         start = CallStart(len(self._calls) - 1, call.id, call.name)
         return [Text(text), start] if text else [start]
 
-    def _was_made(self, call: _Call) -> bool:
-        return any(made.means_the_same_as(call) for made in self._calls[: self._before])
-
     def _fault_in(self, call: _Call) -> str | None:
         tool = self._tools.get(call.name)
         if tool is None:
@@ -203,7 +209,7 @@ class Review:
     def _correction(self, wrong: _Call, fault: str) -> list[Message]:
         calls = [*self._calls, wrong]
         results = ["This call is accepted; do not repeat it." for _ in self._calls]
-        results.append(f"Error: {fault}. Make this call again, corrected.")
+        results.append(f"Error: {fault}. Make this call again, corrected, and behind it those that were to follow.")
         told = [ToolCall(id=call.id, function=FunctionCall(name=call.name, arguments=call.arguments)) for call in calls]
         return [
             Message(role="assistant", content="".join(self._said), tool_calls=told),
@@ -214,12 +220,17 @@ class Review:
         ]
 
     def _find_unmet(self, text: str) -> None:
-        demanded = [tool for tool in self._use.tools if tool.name == self._use.choice.name]
-        wanted, known = (f"'{demanded[0].name}'", f"'{demanded[0].model_name}'") if demanded else ("a tool", "a tool")
+        may = " or ".join(tool.model_name for tool in self._use.callable)
+        if not self._use.demands:
+            error = ChoiceNotMet("The model called a tool that tool_choice does not allow; ask again.")
+            self._find(text, f"You may call no other tool now than {may}. Answer again.", error)
+            return
+        name = self._use.choice.name
         error = ChoiceNotMet(
-            f"The model did not call {wanted}, although tool_choice demands it; ask again or word the request clearer."
+            f"The model did not call {repr(name) if name else 'a tool'}, although tool_choice demands it; "
+            "ask again or word the request clearer."
         )
-        self._find(text, f"You have to call {known} now. Answer with the call, and nothing else.", error)
+        self._find(text, f"You have to call {may} now. Answer with the call, and nothing else.", error)
 
     def _checked(self, text: str, schema: Mapping[str, object]) -> list[ParserEvent]:
         answer = StringEscapes().feed(_unfenced(text))

@@ -10,7 +10,7 @@ import logging
 import math
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterator, Mapping
 from contextlib import asynccontextmanager, contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import aiohttp
@@ -155,9 +155,16 @@ class Upstream:
                 async for _ in _body(response):
                     pass
 
-    async def complete(self, body: dict[str, Any], headers: Mapping[str, str]) -> bytes:
-        """The body of a chat completion that is not streamed; UpstreamBroken if it is longer than any answer."""
+    async def complete(
+        self, body: dict[str, Any], headers: Mapping[str, str], *, within_s: float | None = None
+    ) -> bytes:
+        """The body of a chat completion that is not streamed; UpstreamBroken if it is longer than any answer.
+
+        `within_s`: it is to come so soon, at the first try.
+        """
         call = self._chat_call(body, streamed=False)
+        if within_s is not None:
+            call = replace(call, timeout_s=within_s, is_retried=False)
         said = bytearray()
         async with self.send(call, headers) as response:
             with _telling(call.timeout_s):

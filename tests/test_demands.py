@@ -47,7 +47,7 @@ def test_a_demand_that_is_not_met_is_stated_once_more_and_the_caller_sees_the_ca
     assert (told.content, told.made, told.finish) == ("", [ROME], "tool_calls")
 
 
-@pytest.mark.parametrize(("choice", "wanted"), [("required", "a tool"), (NAMED, "'get_weather'")])
+@pytest.mark.parametrize(("choice", "wanted"), [("required", "get_weather or get_time"), (NAMED, "get_weather")])
 def test_the_second_prompt_holds_what_the_model_said_and_what_it_has_to_do(
     client: openai.OpenAI, upstream: ScriptedUpstream, choice: Any, wanted: str
 ) -> None:
@@ -286,7 +286,7 @@ def test_a_tool_is_demanded_by_the_name_that_the_model_knows(client: openai.Open
             tools=[tool("get_weather", CITY, name_for_model="天气")],
             tool_choice=NAMED,
         )
-    assert "call '天气' now" in prompt_of(upstream, 1)
+    assert "call 天气 now" in prompt_of(upstream, 1)
 
 
 @dataclass(frozen=True)
@@ -327,3 +327,38 @@ def test_a_demand_is_met_by_the_first_try_that_meets_it_or_it_is_an_error(
             else:
                 with pytest.raises(openai.APIError, match="tool_choice demands it"):
                     ask(client, stream=stream, **demand)
+
+
+ONLY_TIME = {"type": "function", "function": {"name": "get_time"}}
+
+
+@pytest.mark.parametrize("mode", ["auto", "required"])
+@both_ways
+def test_a_tool_that_the_caller_has_and_does_not_allow_is_not_called(
+    client: openai.OpenAI, upstream: ScriptedUpstream, stream: bool, mode: str
+) -> None:
+    """The caller's framework would run it: it has that tool."""
+    allowed = {"type": "allowed_tools", "allowed_tools": {"mode": mode, "tools": [ONLY_TIME]}}
+    upstream.script(Says("\n" + call(*ROME)), Says('\n✿FUNCTION✿: get_time\n✿ARGS✿: {"zone": "CET"}\n'))
+    told = ask(client, stream=stream, tools=TOOLS, tool_choice=allowed).only
+    assert [name for name, _ in told.made] == ["get_time"]
+    assert "get_time" in prompt_of(upstream, 1)
+
+
+def test_a_tool_that_is_not_allowed_is_an_error_if_the_model_insists(
+    client: openai.OpenAI, upstream: ScriptedUpstream
+) -> None:
+    allowed = {"type": "allowed_tools", "allowed_tools": {"mode": "auto", "tools": [ONLY_TIME]}}
+    upstream.script(Says(call(*ROME)), Says(call(*ROME)))
+    with pytest.raises(openai.APIError, match="that tool_choice does not allow") as caught:
+        ask(client, stream=False, tools=TOOLS, tool_choice=allowed)
+    assert caught.value.code == "tool_choice_not_met"
+
+
+@both_ways
+def test_a_call_of_a_tool_that_there_is_not_meets_no_demand(
+    client: openai.OpenAI, upstream: ScriptedUpstream, stream: bool
+) -> None:
+    upstream.script(Says(" nope\n✿ARGS✿: {}\n"), Says(ROME_ON))
+    told = ask(client, stream=stream, tools=TOOLS, tool_choice="required").only
+    assert told.made == [ROME]

@@ -381,6 +381,10 @@ def test_a_code_tool_without_declared_parameters_takes_code() -> None:
         (f"{F}: f\n", [("f", "")]),
         (f"{F}: f\n{A}: {{}}\n{F}: now\n{A}: {{", [("f", "{}"), ("now", "{")]),
         (f"{F}: code_interpreter\n{A}: ```py\nprint(", [("code_interpreter", '{"code": "print(')]),
+        # What was to become of these nobody knows: nor whether there was a call in them.
+        (f"{F}: get_current_weather\n{A}: ```{F}: now\n{A}: {{}}"[:-4], [("get_current_weather", "")]),
+        (f"{F}: get_current_weather\n{A}: ```{A}: {{}}", [("get_current_weather", "")]),
+        (f'{F}: f\n{A}: "{{\\"a\\": \\"{F}: now {A}: {{}}', [("f", "")]),
     ],
 )
 def test_nothing_is_invented_for_a_call_that_was_cut_off(text: str, calls: list[Call]) -> None:

@@ -115,7 +115,7 @@ def test_the_model_is_told_of_its_call_and_what_is_wrong_with_it(
     assert prompt.startswith('\n\nLet me see.✿FUNCTION✿: get_weather\n✿ARGS✿: {"town": "Rome"}\n✿RESULT✿: Error: ')
     assert "'city' is a required property" in prompt
     assert "'town' was unexpected" in prompt
-    assert prompt.endswith("Make this call again, corrected.\n✿RETURN✿")
+    assert prompt.endswith("Make this call again, corrected, and behind it those that were to follow.\n✿RETURN✿")
 
 
 def test_the_model_is_told_which_tools_there_are(once: openai.OpenAI, upstream: ScriptedUpstream) -> None:

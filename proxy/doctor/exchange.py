@@ -7,6 +7,7 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from proxy.doctor.patience import retry_after_s
 from proxy.doctor.said import Said, fold_chunks, fold_completion
 from proxy.doctor.sse import Json, Stream, read_object, read_stream
 
@@ -54,7 +55,10 @@ class NoAnswer(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """What came. `status` is 0 if nothing did; `broke` tells why reading ended too soon, and is empty if it did not."""
+    """What came. `status` is 0 if nothing did; `broke` tells why reading ended too soon, and is empty if it did not.
+
+    `wait_s` is how long it asks to wait before the next request, if it does.
+    """
 
     request: Request
     status: int = 0
@@ -64,6 +68,7 @@ class Answer:
     whole: Json | None = None
     stream: Stream | None = None
     choices: tuple[Said, ...] = ()
+    wait_s: float | None = None
 
     @property
     def said(self) -> Said:
@@ -92,7 +97,8 @@ def read_answer(request: Request, status: int, headers: Mapping[str, str], body:
         choices = fold_chunks(stream.chunks)
     elif whole := read_object(text):
         choices = fold_completion(whole)
-    return Answer(request, status, headers.get("content-type", ""), text, broke, whole, stream, tuple(choices))
+    content_type, wait_s = headers.get("content-type", ""), retry_after_s(headers.get("retry-after", ""))
+    return Answer(request, status, content_type, text, broke, whole, stream, tuple(choices), wait_s)
 
 
 def _brief(value: object) -> str:

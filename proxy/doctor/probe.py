@@ -96,6 +96,7 @@ async def open_probe(endpoint: Endpoint, model: str) -> Probe:
         answer = await probe.ask("Say hello.")
         if answer.status != 400:
             break
+    endpoint.check_patience()
     if answer.status == 0:
         raise Unfit(f"{endpoint.base_url} cannot be reached: {answer.broke}.")
     if not answer.choices:

@@ -75,6 +75,11 @@ def hide(text: str, secret: str | None) -> str:
     return text.replace(secret, "[key]") if secret else text
 
 
+def one_line(text: str, secret: str | None) -> str:
+    """The beginning of the text, in one line and without the key: servers answer whole pages."""
+    return visible(_shown(hide(text, secret)))
+
+
 def visible(text: str) -> str:
     """The text in one line, with escapes for what cannot be seen or would move the cursor."""
     return "".join(each if each.isprintable() else json.dumps(each).strip('"') for each in text)

@@ -13,14 +13,17 @@ from proxy.doctor.tasks import NO_CALL, TASKS, named
 @check("schema accuracy", "tools of every kind are called")
 async def every_kind(probe: Probe) -> AsyncIterator[Finding]:
     """Freely and not streamed, by force and streamed; a rule holds the calls against the schemas."""
-    free = asyncio.gather(*(probe.ask(task.question, [task.tool]) for task in TASKS))
-    forced = asyncio.gather(
-        *(probe.ask(task.question, [task.tool], stream=True, tool_choice=named(task.tool)) for task in TASKS)
+    # Awaited together, so that none is left behind when the other is given up.
+    free, forced = await asyncio.gather(
+        asyncio.gather(*(probe.ask(task.question, [task.tool]) for task in TASKS)),
+        asyncio.gather(
+            *(probe.ask(task.question, [task.tool], stream=True, tool_choice=named(task.tool)) for task in TASKS)
+        ),
     )
-    for answer in await free:
+    for answer in free:
         if not answer.said.calls:
             yield warn(NO_CALL, answer, due=_called(answer))
-    for answer in await forced:
+    for answer in forced:
         if not answer.said.calls:
             yield lack("The tool that was named was not called.", answer, _called(answer))
 

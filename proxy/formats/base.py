@@ -39,13 +39,15 @@ class Options:
 class ToolUse:
     """What a request lets the model do: its tools, what it demands, and whether several calls may be made.
 
-    `answer` is the JSON schema that an answer without calls has to fit, if any.
+    `answer` is the JSON schema that an answer without calls has to fit, if any. `forbidden` are the names of tools that
+    the caller has, but does not allow.
     """
 
     tools: Sequence[Tool]
     choice: Choice = Choice()  # noqa: RUF009 - frozen
     parallel: bool = True
     answer: Schema | None = None
+    forbidden: frozenset[str] = frozenset()
 
     @property
     def offered(self) -> bool:
@@ -66,6 +68,11 @@ class ToolUse:
     def demands(self) -> bool:
         """True if an answer without a call is none."""
         return self.choice.mode in ("required", "named")
+
+    @property
+    def bounded(self) -> bool:
+        """True if a grammar leaves the model no text of its own: then it can say nothing wrong."""
+        return self.demands or self.answer is not None
 
 
 @dataclass(frozen=True, slots=True)

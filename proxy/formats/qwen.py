@@ -48,9 +48,7 @@ class Qwen:
         anew = [_tag(tool, f"{FUNCTION}: {tool.model_name}") for tool in use.tools]
         # Behind the colon that follows ✿RETURN✿ in the prompt.
         lead = ": " if prompt.after_results else ""
-        return grammar.answer(
-            use, begun, anew, trigger=f"{FUNCTION}: ", thinking=prompt.thinking, end=RESULT, lead=lead
-        )
+        return grammar.answer(use, begun, anew, trigger=FUNCTION, thinking=prompt.thinking, end=RESULT, lead=lead)
 
 
 def _tag(tool: Tool, begin: str) -> Grammar:
