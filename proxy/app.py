@@ -11,7 +11,7 @@ from starlette.types import Receive, Scope, Send
 
 from proxy.answers import SERVER_SEND
 from proxy.auth import Caller, Key, Keys
-from proxy.chat import Chat, Profile
+from proxy.chat import Chat
 from proxy.config import Config
 from proxy.formats.base import Options
 from proxy.formats.registry import FORMATS, Formats
@@ -19,6 +19,7 @@ from proxy.guard import Guard
 from proxy.limits import Limits
 from proxy.prompting import Prompting
 from proxy.routes import OPEN_PATHS, Service, add_routes
+from proxy.turns import Profile
 from proxy.upstream import Patience, Upstream, aiohttp_transport
 
 

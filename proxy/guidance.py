@@ -19,10 +19,9 @@ import anyio
 
 from proxy.errors import FloretteError, UpstreamRefused
 from proxy.formats.base import ToolUse
+from proxy.formats.grammar import Guided, structural_tag
 from proxy.pieces import read_whole
 from proxy.upstream import Upstream, to_json
-
-Guided = Literal["auto", "always", "off"]
 
 #: Whether an upstream takes grammars; `unsure`: it took one, but said nothing by which to tell whether it kept to it.
 Support = Literal["yes", "unsure", "no"]
@@ -127,11 +126,6 @@ class Guidance:
         logger.info("the upstream's support of grammars for model %s: %s", model[:100], support)
         _remember(self._supported, model, (support, self._now() + lasts_s), _MODELS)
         return support
-
-
-def structural_tag(grammar: Mapping[str, Any]) -> dict[str, Any]:
-    """The `response_format` of a grammar."""
-    return {"type": "structural_tag", "format": grammar}
 
 
 def _key(model: str, grammar: Mapping[str, Any]) -> bytes:

@@ -23,13 +23,14 @@ from starlette.requests import ClientDisconnect
 
 from proxy.answers import EVENT_STREAM, Answer, Outlet
 from proxy.auth import Lease
-from proxy.chat import Chat, Said, without_tool_fields
+from proxy.chat import Chat
 from proxy.chunks import ChunkWriter, Collector, Style
 from proxy.cost import Cost
 from proxy.errors import FloretteError, InvalidRequest, NoSuchRoute, RequestTooLarge, UpstreamBroken
 from proxy.events import CallEnd, Dropped
 from proxy.guard import LEASE
 from proxy.sse import DONE, Decoder, encode_done
+from proxy.turns import Said, without_tool_fields
 from proxy.upstream import Call, Upstream, to_json
 from proxy.wire import ChatRequest, read_request
 

@@ -164,7 +164,7 @@ def test_a_demand_that_is_not_met_is_stated_once_more_in_the_nous_format(
     assert (told.content, told.made) == ("", [ROME])
     first, second = (request.json["messages"] for request in upstream.received)
     assert second[-1] == first[-1], "the call is begun for the model as before"
-    assert "You have to call a tool now" in second[-2]["content"]
+    assert "You have to call get_weather" in second[-2]["content"]
 
 
 @pytest.mark.parametrize(("fields", "sent"), [({}, False), ({"skip_special_tokens": True}, True)])

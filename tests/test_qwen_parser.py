@@ -177,6 +177,8 @@ def both_ways(text: str, **setting: Any) -> Answer:
         (f"{F}: get\n{A}: {R}: 1", [("get", "{}")]),
         # the only string there is
         (f"{F}: get_current_weather\n{A}: Paris, France \n", [(PARIS[0], '{"location": "Paris, France"}')]),
+        (f"{F}: get_current_weather\n{A}: ```{F}: now\n{A}: {{}}", [(PARIS[0], '{"location": "```"}'), ("now", "{}")]),
+        (f"{F}: get_current_weather\n{A}: ``{F}: now\n{A}: {{}}", [(PARIS[0], '{"location": "``"}'), ("now", "{}")]),
         (f"{F}: get_current_weather\n{A}: nullable", [("get_current_weather", '{"location": "nullable"}')]),
         (f"{F}: get_current_weather\n{A}: ```\nParis\n```", [("get_current_weather", '{"location": "Paris"}')]),
         (f"{F}: get_current_weather\n{A}: ```Paris", [("get_current_weather", '{"location": "```Paris"}')]),
@@ -381,10 +383,9 @@ def test_a_code_tool_without_declared_parameters_takes_code() -> None:
         (f"{F}: f\n", [("f", "")]),
         (f"{F}: f\n{A}: {{}}\n{F}: now\n{A}: {{", [("f", "{}"), ("now", "{")]),
         (f"{F}: code_interpreter\n{A}: ```py\nprint(", [("code_interpreter", '{"code": "print(')]),
-        # What was to become of these nobody knows: nor whether there was a call in them.
-        (f"{F}: get_current_weather\n{A}: ```{F}: now\n{A}: {{}}"[:-4], [("get_current_weather", "")]),
-        (f"{F}: get_current_weather\n{A}: ```{A}: {{}}", [("get_current_weather", "")]),
-        (f'{F}: f\n{A}: "{{\\"a\\": \\"{F}: now {A}: {{}}', [("f", "")]),
+        # A block, or the text ```py: nobody knows.
+        (f"{F}: get_current_weather\n{A}: ```py", [("get_current_weather", "")]),
+        (f"{F}: get_current_weather\n{A}: ```py\n \n", [("get_current_weather", "")]),
     ],
 )
 def test_nothing_is_invented_for_a_call_that_was_cut_off(text: str, calls: list[Call]) -> None:

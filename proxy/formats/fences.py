@@ -14,15 +14,18 @@ import re
 from proxy.formats.markers import scanner_for
 from proxy.formats.qwen_templates import ARGS, FUNCTION, RESULT, RETURN
 
+_LEAD = FUNCTION[0]
+
 #: The first line of a block: its fence and what it says of the language; shorter than `MAX_FENCE_LINE`.
-OPENING = re.compile(r"(`{3,64})[^`\n]{0,100}\n")
+OPENING = re.compile(rf"(`{{3,64}})[^`\n{_LEAD}]{{0,100}}\n")
+#: What may still become one.
+OPENING_SO_FAR = re.compile(rf"`{{1,2}}|`{{3,64}}[^`\n{_LEAD}]{{0,100}}")
 
 #: A longer line that starts with backticks is no fence.
 MAX_FENCE_LINE = 200
 
 #: What ends a block or a text; a flower that is none of them is a flower.
 _MARKERS = scanner_for(FUNCTION, ARGS, RESULT, RETURN)
-_LEAD = FUNCTION[0]
 
 
 def fenced(code: str, language: str) -> str:

@@ -6,10 +6,13 @@ Source: xgrammar's structural tags as vLLM 0.32.0 takes them in `response_format
 """
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Literal
 
 from proxy.formats.base import Grammar, Schema, ToolUse
 from proxy.wire import Tool
+
+#: When an answer gets a grammar: where the request asks for what it gives, wherever there are tools, never.
+Guided = Literal["auto", "always", "off"]
 
 #: One blank between two signs of JSON is enough; without a bound a small model can go on with blanks for ever.
 _MAX_BLANKS = 1
@@ -38,6 +41,11 @@ _BESIDE = frozenset(
 )
 
 _THINKING: Grammar = {"type": "tag", "begin": "", "content": {"type": "any_text"}, "end": "</think>\n\n"}
+
+
+def structural_tag(grammar: Grammar) -> dict[str, Any]:
+    """The `response_format` of a grammar."""
+    return {"type": "structural_tag", "format": grammar}
 
 
 def call(begin: str, tool: Tool, end: str) -> Grammar:

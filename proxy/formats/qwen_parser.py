@@ -19,7 +19,7 @@ from collections.abc import Callable
 
 from proxy.formats.arguments import MAX_BLANKS, ObjectReader
 from proxy.formats.base import Prompt, ToolUse
-from proxy.formats.fences import MAX_FENCE_LINE, OPENING, BareReader, BlockReader
+from proxy.formats.fences import MAX_FENCE_LINE, OPENING, OPENING_SO_FAR, BareReader, BlockReader
 from proxy.formats.markers import DECORATION
 from proxy.formats.parsing import END_THINK, THINK, CallParser, Reader
 from proxy.formats.quoted import OBJECT, OBJECT_SO_FAR, reader_of
@@ -250,8 +250,11 @@ class QwenParser(CallParser):
         if char == "{":
             self._read(self._object_reader())
         elif (not self._closing or self._truncated) and self._may_become_input(char):
-            # Cut off before it is clear what it was to be, it is a call whose arguments never came.
-            return self._closing and self._no_input()
+            if not self._closing:
+                return False
+            # Cut off before it is clear what it was to be, it is a call whose arguments never came, and the last.
+            self._at = len(self._text)
+            return self._no_input()
         elif char == "`" and (block := OPENING.match(self._text, self._at)):
             self._read_block(block)
         elif char in "\"'" and (quoted := self._quoted_object()):
@@ -286,9 +289,9 @@ class QwenParser(CallParser):
 
     def _block_is_clear(self) -> bool:
         # The opening line, and what the block begins with, decide whether it holds JSON or code.
-        block = OPENING.match(self._text, self._at)
-        behind = self._text[block.end() :] if block else ""
-        return bool(behind.strip()) or len(self._text) - self._at > MAX_FENCE_LINE
+        if block := OPENING.match(self._text, self._at):
+            return bool(self._text[block.end() :].strip()) or len(self._text) - self._at > MAX_FENCE_LINE
+        return not OPENING_SO_FAR.fullmatch(self._text, self._at)
 
     def _read_block(self, block: re.Match[str]) -> None:
         inner = self._text.find("{", block.end())
