@@ -190,7 +190,9 @@ def test_no_schema_makes_it_raise(value: Any, schema: Any) -> None:
 
 @given(text=st.text(max_size=20))
 def test_no_text_makes_it_raise(text: str) -> None:
-    assert fault_in(text, CITY)
+    """What is found to be right is an object with a city, as hypothesis comes to write one now and then."""
+    fault = fault_in(text, CITY)
+    assert fault or isinstance(json.loads(text)["city"], str)
 
 
 @pytest.mark.parametrize(
