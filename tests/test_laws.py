@@ -25,7 +25,8 @@ json_values = st.recursive(
     lambda children: st.lists(children, max_size=3) | st.dictionaries(st.text(max_size=4), children, max_size=3),
     max_leaves=8,
 )
-json_objects = st.dictionaries(st.text(max_size=6), json_values, max_size=4)
+#: Without `a`, which `f` wants as a number: as a string it would not stay what it is.
+json_objects = st.dictionaries(st.text(max_size=6).filter(lambda name: name != "a"), json_values, max_size=4)
 
 
 @st.composite
