@@ -12,9 +12,7 @@ from typing import Any
 
 import orjson
 
-from proxy.events import CallArguments, CallStart, Event, Reasoning, Text, Usage
-
-_CHARACTERS_PER_TOKEN = 4
+from proxy.events import CHARACTERS_PER_TOKEN, CallArguments, CallStart, Event, Reasoning, Text, Usage
 
 #: The fields of a chunk's delta, or of a completion's choice, that hold what the model wrote.
 _WRITTEN = ("content", "text", "reasoning", "reasoning_content", "tool_calls", "function_call")
@@ -52,7 +50,7 @@ class Cost:
             self._tell(chunk.get("usage"))
             choices = chunk.get("choices")
             if isinstance(choices, list) and any(map(_has_text, choices)):
-                self._came += _CHARACTERS_PER_TOKEN
+                self._came += CHARACTERS_PER_TOKEN
 
     def part(self, data: bytes) -> None:
         """Counts a part of an answer that passes through whole."""
@@ -66,7 +64,7 @@ class Cost:
             return self._told
         if refused and not self._came:
             return 0
-        return -(-(self._asked + self._came) // _CHARACTERS_PER_TOKEN)
+        return -(-(self._asked + self._came) // CHARACTERS_PER_TOKEN)
 
     def _tell(self, usage: Any) -> None:
         if not isinstance(usage, Mapping):
@@ -92,7 +90,7 @@ def _characters(body: Mapping[str, Any]) -> int:
         elif isinstance(value, list):
             unread += value
             # A prompt may be a list of tokens.
-            found += _CHARACTERS_PER_TOKEN * sum(type(item) is int for item in value)
+            found += CHARACTERS_PER_TOKEN * sum(type(item) is int for item in value)
     return found
 
 

@@ -7,8 +7,7 @@ estimated, and a usage with an estimate in it says so: `estimated: true`.
 from collections.abc import Mapping
 from typing import Any
 
-#: Characters of a prompt for one token: what most texts in English have. Chinese has fewer, JSON more.
-CHARACTERS_PER_TOKEN = 4
+from proxy.events import CHARACTERS_PER_TOKEN
 
 
 class Tally:
