@@ -4,7 +4,7 @@ RUN python -m venv --without-pip /opt/florette
 WORKDIR /src
 # The libraries change seldom, so they have a layer of their own.
 COPY requirements.lock ./
-RUN pip --python /opt/florette/bin/python install --require-hashes --requirement requirements.lock
+RUN pip --python /opt/florette/bin/python install --no-deps --require-hashes --requirement requirements.lock
 COPY . ./
 # setuptools builds, and serves nothing.
 RUN pip --python /opt/florette/bin/python install --no-deps --no-build-isolation . \

@@ -101,13 +101,13 @@ $(BIN)/python:
 # Our own package is built by the locked setuptools, not by one that pip would fetch aside.
 $(SERVING): requirements.lock pyproject.toml | $(BIN)/python
 	@echo "Setting up .venv for serving ..."
-	@$(PIP) install --require-hashes --requirement requirements.lock
+	@$(PIP) install --no-deps --require-hashes --requirement requirements.lock
 	@$(PIP) install --no-deps --no-build-isolation --editable .
 	@touch $@
 
 $(TESTING): .ci/requirements.lock $(SERVING)
 	@echo "Setting up .venv for testing ..."
-	@$(PIP) install --require-hashes --requirement .ci/requirements.lock
+	@$(PIP) install --no-deps --require-hashes --requirement .ci/requirements.lock
 	@touch $@
 
 # npm would record in a lock where it fetched each package from, so the versions in package.json are all that is pinned.
