@@ -118,6 +118,14 @@ class Config(Prompting):
     reasoning_field: Annotated[str, Field(pattern="^[a-z_]{1,64}$", description="Field for the model's thinking.")] = (
         "reasoning_content"
     )
+    files_dir: Annotated[Path | None, Field(description="Where files are kept; none: until the end only.")] = None
+    files_ttl_s: Annotated[
+        int | None, Field(ge=60, le=10**9, description="How long a file is kept; none: for ever.")
+    ] = 604_800
+    files_quota_bytes: Annotated[int, Field(ge=1, le=1 << 50, description="Most bytes of files that a key keeps.")] = (
+        1 << 30
+    )
+    file_max_bytes: Annotated[int, Field(ge=1, le=10 << 30, description="Longest file.")] = 100_000_000
     log_level: Annotated[
         Literal["debug", "info", "warning", "error"], Field(description="Least severe line that is logged.")
     ] = "info"
