@@ -13,6 +13,7 @@ from proxy.answers import SERVER_SEND
 from proxy.auth import Caller, Key, Keys
 from proxy.chat import Chat
 from proxy.config import Config
+from proxy.file_routes import add_file_routes, is_signed_link
 from proxy.formats.base import Options
 from proxy.formats.registry import FORMATS, Formats
 from proxy.guard import Guard
@@ -21,6 +22,7 @@ from proxy.prompting import Prompting
 from proxy.routes import OPEN_PATHS, Service, add_routes
 from proxy.turns import Profile
 from proxy.upstream import Patience, Upstream, aiohttp_transport
+from tools.files import FileStore
 
 
 class _App(FastAPI):
@@ -55,18 +57,23 @@ def create_app(
         raise ValueError("create_app needs an upstream")
     keys = _keys(config)
     upstream = Upstream(config.upstream, _key(config), _patience(config), transport(), passes_keys=not keys)
+    files = _files(config, now)
     usual = _profile(config, formats)
     profiles = {model: _profile(config.overridden(prompting), formats) for model, prompting in config.models.items()}
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
+        # Whatever is wrong with the directory is told at once.
+        await files.sweep()
         yield
+        await files.aclose()
         await upstream.aclose()
 
     app = _App(title="Florette", lifespan=lifespan, openapi_url=None)
     chat = Chat(upstream, lambda model: profiles.get(model or "", usual), lambda: f"call_{new_id()}", now)
     add_routes(app, Service(upstream, chat, config.max_body_bytes, config.reasoning_field, now, new_id))
-    app.add_middleware(Guard, keys=Keys(keys, clock), open_paths=OPEN_PATHS)
+    add_file_routes(app, files)
+    app.add_middleware(Guard, keys=Keys(keys, clock), open_paths=OPEN_PATHS, is_open=is_signed_link)
     return app
 
 
@@ -80,6 +87,16 @@ def _profile(prompting: Prompting, formats: Formats) -> Profile:
         control_tokens=prompting.control_tokens,
     )
     return Profile(formats[prompting.format](options), prompting.guided, prompting.repairs)
+
+
+def _files(config: Config, now: Callable[[], float]) -> FileStore:
+    return FileStore(
+        config.files_dir,
+        max_file_bytes=config.file_max_bytes,
+        quota_bytes=config.files_quota_bytes,
+        ttl_s=config.files_ttl_s,
+        now=now,
+    )
 
 
 def _key(config: Config) -> str | None:

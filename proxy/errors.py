@@ -4,6 +4,8 @@
     |-- InvalidRequest            400 invalid_request_error     the caller's request is at fault
     |   |-- InvalidKey            401                           the caller has shown no key of ours
     |   |-- RequestTooLarge       413
+    |   |-- FileNotFound          404                           there is no such file, or it is another caller's
+    |   |-- QuotaReached          403                           the caller keeps as many files as it may
     |   `-- NoSuchRoute           404 / 405
     |-- RateLimited               429 requests or tokens        the caller's key has used what it may
     |-- ChoiceNotMet              502 server_error              the model did not make the call it had to make
@@ -83,10 +85,24 @@ class RateLimited(FloretteError):
 
 
 class RequestTooLarge(InvalidRequest):
-    """The body is longer than `max_body_bytes`."""
+    """The body, or the file in it, is longer than the server takes."""
 
     status = 413
     code = "request_too_large"
+
+
+class FileNotFound(InvalidRequest):
+    """There is no such file, or no longer, or it is another caller's."""
+
+    status = 404
+    code = "file_not_found"
+
+
+class QuotaReached(InvalidRequest):
+    """The caller's files are as many, or as long, as they may be."""
+
+    status = 403
+    code = "file_quota_exceeded"
 
 
 class NoSuchRoute(InvalidRequest):

@@ -4,7 +4,7 @@ A lease lasts as long as the request, so none is lost, whether the answer ends, 
 """
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -21,17 +21,24 @@ _LENGTH = b"content-length"
 Headers = list[tuple[bytes, bytes]]
 
 
-class Guard:
-    """ASGI: lets pass what `keys` admits, and anything that asks for one of the `open_paths`."""
+def _never(_: Scope) -> bool:
+    return False
 
-    def __init__(self, app: ASGIApp, keys: Keys, open_paths: frozenset[str]) -> None:
+
+class Guard:
+    """ASGI: lets pass what `keys` admits, and anything that asks for one of the `open_paths`, or that `is_open`."""
+
+    def __init__(
+        self, app: ASGIApp, keys: Keys, open_paths: frozenset[str], is_open: Callable[[Scope], bool] = _never
+    ) -> None:
         self._app = app
         self._keys = keys
         self._open_paths = open_paths
+        self._is_open = is_open
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answers 401 or 429 itself."""
-        if scope["type"] != "http" or scope["path"] in self._open_paths:
+        if scope["type"] != "http" or scope["path"] in self._open_paths or self._is_open(scope):
             await self._app(scope, receive, send)
             return
         try:
