@@ -15,10 +15,15 @@ from proxy.limits import Allowance, Limits
 
 @dataclass(frozen=True, slots=True)
 class Caller:
-    """Who asks, and how much at most."""
+    """Who asks, and how much at most. `tools`: the names of those of our tools that it may use; None: all."""
 
     name: str
     limits: Limits = field(default_factory=Limits)
+    tools: frozenset[str] | None = None
+
+    def may_use(self, tool: str) -> bool:
+        """True if the tool may be run for this caller."""
+        return self.tools is None or tool in self.tools
 
 
 @dataclass(frozen=True, slots=True)

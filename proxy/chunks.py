@@ -5,12 +5,28 @@ a call's id, type and name once, with `arguments: ""`, and no null or empty ones
 ascending order; one finish chunk per choice; the usage chunk has `choices: []` and is the last.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from proxy.events import CallArguments, CallStart, Event, Extras, Reasoning, Text, TurnEnd, TurnStart, Usage
-from proxy.sse import encode, to_json
+from proxy.events import (
+    CallArguments,
+    CallStart,
+    Dialog,
+    Event,
+    Extras,
+    Reasoning,
+    Text,
+    ToolEnd,
+    ToolEvent,
+    ToolProgress,
+    ToolStart,
+    TurnEnd,
+    TurnStart,
+    Usage,
+    Waiting,
+)
+from proxy.sse import COMMENT, encode, to_json
 
 Chunk = dict[str, Any]
 
@@ -23,11 +39,19 @@ _LASTING = ("id", "created", "model", "system_fingerprint", "service_tier")
 
 @dataclass(frozen=True, slots=True)
 class Style:
-    """How an answer is written: `legacy` in `function_call`; the name of the reasoning field; with its usage?"""
+    """How an answer is written: `legacy` in `function_call`; the name of the reasoning field; with its usage?
+
+    `model` is what the caller calls the model; if that `is_alias`, the upstream's own name for it is not told.
+    `tells_tools`: with what became of calls that were run here; `tells_dialog`: with all messages of the answer.
+    """
 
     legacy: bool = False
     reasoning_field: str = "reasoning_content"
     tells_usage: bool = True
+    model: str = ""
+    is_alias: bool = False
+    tells_tools: bool = False
+    tells_dialog: bool = False
 
 
 class ChunkWriter:
@@ -44,7 +68,9 @@ class ChunkWriter:
         self._said: set[int] = set()
 
     def encoded(self, choice: int, event: Event) -> bytes:
-        """The same chunks as bytes of an event stream."""
+        """The same chunks as bytes of an event stream; a Waiting is a comment, which clients skip."""
+        if type(event) is Waiting:
+            return COMMENT
         if type(event) is not CallArguments or self._extras or self._once:
             return b"".join([encode(chunk) for chunk in self.write(choice, event)])
         # Most of what is written: only the text differs from one to the next.
@@ -77,9 +103,16 @@ class ChunkWriter:
             case TurnEnd():
                 return self._end(choice, event)
             case Usage(usage) if self._style.tells_usage:
-                return [{**self._head, **self._take_once(), "choices": [], "usage": _without_nulls(usage)}]
+                return [self._aside("usage", _without_nulls(usage))]
+            case ToolStart() | ToolProgress() | ToolEnd() if self._style.tells_tools:
+                return [self._aside("florette", _tool_event(event))]
+            case Dialog(messages) if self._style.tells_dialog:
+                return [self._aside("florette", {"messages": _in_style(messages, self._style)})]
             case _:
                 return []
+
+    def _aside(self, name: str, told: Any) -> Chunk:
+        return {**self._head, **self._take_once(), "choices": [], name: told}
 
     def _start(self, choice: int, head: Mapping[str, Any]) -> list[Chunk]:
         if not self._begun:
@@ -95,6 +128,7 @@ class ChunkWriter:
 
     def _keep(self, head: Mapping[str, Any]) -> None:
         self._template_of = None
+        head = _named(head, self._style)
         self._head |= {name: head[name] for name in _LASTING if head.get(name)}
         self._once |= _without_nulls({name: value for name, value in head.items() if name not in _LASTING})
 
@@ -178,22 +212,30 @@ class Collector:
         self._head: dict[str, Any] = {**defaults, "object": "chat.completion"}
         self._choices: dict[int, _Choice] = {}
         self._usage: dict[str, Any] = {}
+        self._florette: dict[str, Any] = {}
 
     def add(self, choice: int, event: Event) -> None:
         """Goes on by an event."""
         match event:
             case TurnStart(head):
-                self._head |= {name: value for name, value in head.items() if value is not None}
+                self._head |= {name: value for name, value in _named(head, self._style).items() if value is not None}
                 self._choices[choice] = _Choice()
             case Usage(usage):
                 self._usage = {"usage": _without_nulls(usage)}
+            case ToolStart() | ToolProgress() | ToolEnd():
+                if self._style.tells_tools:
+                    self._florette.setdefault("events", []).append(_tool_event(event))
+            case Dialog(messages):
+                if self._style.tells_dialog:
+                    self._florette["messages"] = _in_style(messages, self._style)
             case _:
                 self._choices[choice].add(event)
 
     def completion(self) -> dict[str, Any]:
         """The whole answer."""
         choices = [self._written(index, self._choices[index]) for index in sorted(self._choices)]
-        return {**self._head, "choices": choices, **self._usage}
+        florette = {"florette": self._florette} if self._florette else {}
+        return {**self._head, "choices": choices, **self._usage, **florette}
 
     def _written(self, index: int, choice: _Choice) -> dict[str, Any]:
         return {
@@ -203,6 +245,36 @@ class Collector:
             "finish_reason": _finish(choice.finish, self._style),
             **choice.fields,
         }
+
+
+def _named(head: Mapping[str, Any], style: Style) -> Mapping[str, Any]:
+    return {**head, "model": style.model} if style.is_alias and "model" in head else head
+
+
+def _tool_event(event: ToolEvent) -> Chunk:
+    match event:
+        case ToolStart(call_id, name, arguments):
+            return {"type": "tool_call", "id": call_id, "name": name, "arguments": arguments}
+        case ToolProgress(call_id, text):
+            return {"type": "tool_progress", "id": call_id, "text": text}
+        case ToolEnd(call_id, name, status, text, duration_s, cached):
+            told = {"type": "tool_result", "id": call_id, "name": name, "status": status, "content": text}
+            return {**told, "duration_s": round(duration_s, 3), "cached": cached}
+
+
+def _in_style(messages: Sequence[Mapping[str, Any]], style: Style) -> list[Mapping[str, Any]]:
+    return [_as_function(message, messages) for message in messages] if style.legacy else list(messages)
+
+
+def _as_function(message: Mapping[str, Any], messages: Sequence[Mapping[str, Any]]) -> Mapping[str, Any]:
+    # The older form has one call in a message, and its results have a name and no id.
+    if calls := message.get("tool_calls"):
+        return {"role": "assistant", "content": message["content"], "function_call": calls[0]["function"]}
+    if message["role"] == "tool":
+        made = [call for other in messages for call in other.get("tool_calls", ())]
+        name = next(call["function"]["name"] for call in made if call["id"] == message["tool_call_id"])
+        return {"role": "function", "name": name, "content": message["content"]}
+    return message
 
 
 def _complete(fields: Mapping[str, Any]) -> Mapping[str, Any]:

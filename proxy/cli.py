@@ -2,7 +2,10 @@
 
     florette serve [--upstream URL] [--upstream-key KEY] [--host 127.0.0.1] [--port 8080] [--config FILE]
                    [--allow-unauthenticated]
+    florette tools [--config FILE] [--json]
     florette doctor --base-url URL --model M [--api-key KEY] [--timeout S] [--json]
+
+While it serves, SIGHUP makes it read the file's `tools` and `models` anew.
 
 Exit codes of serve: 0 after SIGTERM or Ctrl-C, 1 if the address cannot be had, 2 for a bad flag or config; of doctor:
 0 if no check failed, 1 if one did, 2 if there is nothing to check or the endpoint keeps refusing, 130 after Ctrl-C.
@@ -29,6 +32,10 @@ from proxy.app import create_app
 from proxy.config import Config, ConfigError, doctor_key
 from proxy.demo import create_demo
 from proxy.doctor import Scorecard, Tell, Unfit, Verdict, as_json, as_text, examine, progress_on
+from proxy.listing import as_json as listed_as_json
+from proxy.listing import as_text as listed_as_text
+from proxy.listing import listed
+from tools.toolbox import Toolbox, ToolboxError
 
 #: Clients keep idle connections for 5 s (httpx) to 60 s; the side that closes first should be theirs.
 _KEEPALIVE_S = 75
@@ -45,6 +52,11 @@ _EXPOSED = (
     "or say --allow-unauthenticated."
 )
 
+#: The keys that serve takes as flags.
+_FLAGS = ("upstream", "upstream_key", "host", "port", "allow_unauthenticated")
+
+logger = logging.getLogger(__name__)
+
 #: As shells count those who end by a signal.
 _INTERRUPTED = 128 + signal.SIGINT
 
@@ -54,15 +66,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parsed = _parser().parse_args(arguments)
     if parsed.command == "doctor":
         return _doctor(parsed)
-    flags = {
-        name: getattr(parsed, name) for name in ("upstream", "upstream_key", "host", "port", "allow_unauthenticated")
-    }
+    flags = {name: getattr(parsed, name, None) for name in _FLAGS}
+
+    def load() -> Config:
+        return Config.load(flags, parsed.config)
+
     try:
-        config = Config.load(flags, parsed.config)
+        return _tools(load(), parsed.json) if parsed.command == "tools" else _serve(load)
     except ConfigError as error:
         print(error, file=sys.stderr)
         return 2
-    return _serve(config)
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -81,6 +94,9 @@ def _parser() -> argparse.ArgumentParser:
         help="without api_keys in the config, serve also those who are not on this machine",
     )
     serve.add_argument("--config", type=Path, metavar="FILE", help="a YAML file, as config.example.yaml")
+    listing = commands.add_parser("tools", help="list the tools that can run here")
+    listing.add_argument("--config", type=Path, metavar="FILE", help="a YAML file, as config.example.yaml")
+    listing.add_argument("--json", action="store_true", help="print JSON")
     _add_doctor(commands.add_parser("doctor", help="check the tool calling of any OpenAI-compatible endpoint"))
     return parser
 
@@ -91,6 +107,15 @@ def _add_doctor(doctor: argparse.ArgumentParser) -> None:
     doctor.add_argument("--api-key", metavar="KEY", help="better in FLORETTE_DOCTOR_KEY: a command line is no secret")
     doctor.add_argument("--timeout", type=float, default=60, metavar="S", help="seconds for one answer (60)")
     doctor.add_argument("--json", action="store_true", help="print JSON, with every request in full")
+
+
+def _tools(config: Config, json: bool) -> int:
+    try:
+        toolbox = Toolbox.of(config.tools, config.tool_variables)
+    except ToolboxError as error:
+        raise ConfigError(f"Config key 'tools': {error}.") from None
+    print((listed_as_json if json else listed_as_text)(listed(toolbox)), end="")
+    return 0
 
 
 def _doctor(parsed: argparse.Namespace) -> int:
@@ -167,7 +192,8 @@ class _Server(uvicorn.Server):
         yield
 
 
-def _serve(config: Config) -> int:
+def _serve(load: Callable[[], Config]) -> int:
+    config = load()
     logging.basicConfig(level=config.log_level.upper(), format="%(asctime)s %(levelname)s %(name)s: %(message)s")
     for chatty in ("uvicorn", "httpx"):
         logging.getLogger(chatty).setLevel(logging.WARNING)
@@ -181,7 +207,7 @@ def _serve(config: Config) -> int:
         print(_EXPOSED.format(f"{config.host}:{config.port}"), file=sys.stderr)
         return 2
     with asyncio.Runner(loop_factory=uvicorn.Config(FastAPI(), log_config=None).get_loop_factory()) as runner:
-        runner.run(_run(config, sock))
+        runner.run(_run(config, sock, load))
     return 0
 
 
@@ -208,9 +234,9 @@ def _url(sock: socket.socket) -> str:
     return f"http://[{host}]:{port}/v1" if ":" in host else f"http://{host}:{port}/v1"
 
 
-async def _run(config: Config, sock: socket.socket) -> None:
+async def _run(config: Config, sock: socket.socket, load: Callable[[], Config]) -> None:
     if config.upstream is not None:
-        await _run_proxy(config, sock, config.upstream)
+        await _run_proxy(config, sock, config.upstream, load)
         return
     demo_sock = _listen("127.0.0.1", 0)
     demo_ready = asyncio.Event()
@@ -222,11 +248,12 @@ async def _run(config: Config, sock: socket.socket) -> None:
             config.model_copy(update={"upstream": _url(demo_sock)}),
             sock,
             "the built-in demo upstream: NO MODEL behind it, set --upstream URL to use one",
+            load,
         )
         demo.should_exit = True
 
 
-async def _run_proxy(config: Config, sock: socket.socket, upstream: str) -> None:
+async def _run_proxy(config: Config, sock: socket.socket, upstream: str, load: Callable[[], Config]) -> None:
     def ready() -> None:
         # What was imported lives as long as the process: the garbage collector need not look at it again and again.
         gc.collect()
@@ -234,7 +261,16 @@ async def _run_proxy(config: Config, sock: socket.socket, upstream: str) -> None
         gc.set_threshold(_GC_THRESHOLD)
         print(f"florette is ready on {_url(sock)} (upstream: {upstream})", flush=True)
 
-    server = _Server(create_app(config), sock, config, ready)
+    app = create_app(config)
+    server = _Server(app, sock, config, ready)
+    reloads: set[asyncio.Task[None]] = set()
+
+    async def reload() -> None:
+        try:
+            await app.state.reload(load())
+            logger.warning("the tools and models of the configuration were read anew")
+        except ConfigError as error:
+            logger.error("the configuration stays as it was: %s", error)
 
     def stop() -> None:
         if server.should_exit:
@@ -243,7 +279,13 @@ async def _run_proxy(config: Config, sock: socket.socket, upstream: str) -> None
             server.force_exit = True
         server.should_exit = True
 
+    def begin_reload() -> None:
+        task = asyncio.create_task(reload())
+        reloads.add(task)
+        task.add_done_callback(reloads.discard)
+
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop)
+    loop.add_signal_handler(signal.SIGHUP, begin_reload)
     await server.run_until_told()

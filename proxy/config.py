@@ -23,8 +23,10 @@ from pydantic import (
     field_validator,
     model_validator,
 )
+from tools.egress import Egress
 
 from proxy.prompting import Prompting
+from tools.settings import ToolEntry
 
 _PREFIX = "FLORETTE_"
 
@@ -44,6 +46,7 @@ class ApiKey(BaseModel):
     requests_per_minute: Annotated[int | None, Field(ge=1, le=10**6, description="Requests in any minute.")] = None
     tokens_per_minute: Annotated[int | None, Field(ge=1, le=10**12, description="Tokens in any minute.")] = None
     concurrent_requests: Annotated[int | None, Field(ge=1, le=10**6, description="Answers at the same time.")] = None
+    tools: Annotated[tuple[str, ...] | None, Field(description="The tools that it may use; none said: all.")] = None
     _digest: bytes = PrivateAttr(b"")
 
     @property
@@ -90,6 +93,19 @@ def _bare(key: str) -> str:
     return bare
 
 
+class Model(Prompting):
+    """A model by the name that callers use: how it is talked to, what the upstream calls it, and its tools."""
+
+    upstream_model: Annotated[
+        str | None, Field(min_length=1, max_length=256, description="What the upstream calls it; none: the same.")
+    ] = None
+    tools: Annotated[tuple[str, ...], Field(max_length=128, description="Tools that come with it, by name.")] = ()
+
+
+#: Where small values are kept: in memory, in a file of SQLite's, or in Redis.
+_StoreUrl = Annotated[str, Field(pattern=r"^(memory:|sqlite:///.+|rediss?://.+)$")]
+
+
 class Config(Prompting):
     """Everything that an operator can set."""
 
@@ -113,7 +129,7 @@ class Config(Prompting):
     retries: Annotated[int, Field(ge=0, le=10, description="New tries before the first byte.")] = 2
     retry_backoff_s: Annotated[float, Field(ge=0, le=10, description="Wait before the first new try; doubles.")] = 0.2
     models: Annotated[
-        dict[str, Prompting], Field(max_length=1000, description="What differs for a model, by its name.")
+        dict[str, Model], Field(max_length=1000, description="What differs for a model, by its name.")
     ] = {}  # noqa: RUF012 - pydantic copies it
     reasoning_field: Annotated[str, Field(pattern="^[a-z_]{1,64}$", description="Field for the model's thinking.")] = (
         "reasoning_content"
@@ -126,9 +142,77 @@ class Config(Prompting):
         1 << 30
     )
     file_max_bytes: Annotated[int, Field(ge=1, le=10 << 30, description="Longest file.")] = 100_000_000
+    tools: Annotated[
+        tuple[ToolEntry, ...], Field(max_length=1000, repr=False, description="The tools that run here.")
+    ] = ()
+    tool_concurrency: Annotated[int, Field(ge=1, le=10_000, description="Calls that run at the same time.")] = 64
+    tool_cache: Annotated[_StoreUrl, Field(repr=False, description="Where results of cacheable tools are kept.")] = (
+        "memory:"
+    )
+    tool_cache_max_bytes: Annotated[int, Field(ge=1024, le=1 << 40, description="Most bytes of results.")] = 64_000_000
+    tool_state: Annotated[
+        _StoreUrl, Field(repr=False, description="Where our calls are kept until the caller brings its results.")
+    ] = "memory:"
+    tool_state_ttl_s: Annotated[int, Field(ge=1, le=10**8, description="How long they are kept.")] = 86_400
+    egress_allow: Annotated[
+        tuple[str, ...], Field(max_length=1000, description="Private addresses that tools may reach.")
+    ] = ()
+    agent_rounds: Annotated[int, Field(ge=1, le=1000, description="Rounds of calls in one answer.")] = 10
+    agent_time_s: Annotated[float, Field(gt=0, le=86_400, description="Time of an answer in which tools run.")] = 600.0
+    agent_tool_time_s: Annotated[float, Field(gt=0, le=86_400, description="Time of it for tools.")] = 300.0
+    agent_tokens: Annotated[int, Field(ge=1, le=10**12, description="Tokens of all turns of an answer.")] = 1_000_000
+    agent_repeats: Annotated[int, Field(ge=1, le=1000, description="Rounds in which the same call is run.")] = 3
+    heartbeat_s: Annotated[float, Field(gt=0, le=3600, description="Silence behind which the caller is told.")] = 10.0
+    public_url: Annotated[str | None, Field(description="Where callers reach us, for links to files.")] = None
     log_level: Annotated[
         Literal["debug", "info", "warning", "error"], Field(description="Least severe line that is logged.")
     ] = "info"
+
+    _environment: Mapping[str, str] | None = PrivateAttr(None)
+
+    @property
+    def tool_variables(self) -> Mapping[str, str]:
+        """The variables of the environment that set something of tools (`TOOL_TIMEOUT`, ...)."""
+        return {name: value for name, value in (self._environment or {}).items() if name.startswith("TOOL_")}
+
+    @property
+    def child_environment(self) -> Mapping[str, str] | None:
+        """What the processes of tools see of the environment: none of our own keys. None: not known, so all."""
+        if self._environment is None:
+            return None
+        secret = {key.env for key in self.api_keys}
+        return {
+            name: value
+            for name, value in self._environment.items()
+            if not name.startswith(_PREFIX) and name not in secret
+        }
+
+    @field_validator("tools", mode="before")
+    @classmethod
+    def _hold_no_secrets(cls, entries: Any, info: ValidationInfo) -> Any:
+        # An option that is {env: NAME} is the variable's value.
+        if not isinstance(entries, list | tuple):
+            raise ValueError("must be a list of names and entries, such as [weather, {file: my_tool.py}]")
+        environment = (info.context or {}).get("environment", os.environ)
+        return [
+            {option: _resolved(value, environment) for option, value in entry.items()}
+            if isinstance(entry, dict)
+            else entry
+            for entry in entries
+        ]
+
+    @field_validator("egress_allow")
+    @classmethod
+    def _can_be_allowed(cls, entries: tuple[str, ...]) -> tuple[str, ...]:
+        Egress(entries)
+        return entries
+
+    @field_validator("public_url")
+    @classmethod
+    def _is_reachable(cls, url: str | None) -> str | None:
+        if url is not None and (urlsplit(url).scheme not in ("http", "https") or not urlsplit(url).hostname):
+            raise ValueError("must be a URL like https://florette.example.com")
+        return url.rstrip("/") if url else None
 
     @field_validator("upstream")
     @classmethod
@@ -173,7 +257,9 @@ class Config(Prompting):
         given |= {name: value for name in cls.model_fields if (value := _variable(name, environment)) is not None}
         given |= {name: value for name, value in flags.items() if value is not None}
         try:
-            return cls.model_validate(given, context={"environment": environment})
+            config = cls.model_validate(given, context={"environment": environment})
+            config._environment = dict(environment)
+            return config
         except ValidationError as error:
             first = error.errors(include_url=False, include_input=False)[0]
             key = ".".join(map(str, first["loc"]))
@@ -183,6 +269,14 @@ class Config(Prompting):
                 else first["msg"].removeprefix("Value error, ")
             )
             raise ConfigError(f"Config key '{key}': {said}.") from None
+
+
+def _resolved(value: Any, environment: Mapping[str, str]) -> Any:
+    if not isinstance(value, dict) or value.keys() != {"env"}:
+        return value
+    if found := environment.get(str(value["env"])):
+        return found.strip()
+    raise ValueError(f"the variable '{value['env']}' is empty or not set")
 
 
 def doctor_key(environment: Mapping[str, str] = os.environ) -> str | None:

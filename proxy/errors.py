@@ -3,6 +3,7 @@
     FloretteError                 500 server_error
     |-- InvalidRequest            400 invalid_request_error     the caller's request is at fault
     |   |-- InvalidKey            401                           the caller has shown no key of ours
+    |   |-- ToolForbidden         403                           the caller's key may not use this tool
     |   |-- RequestTooLarge       413
     |   |-- FileNotFound          404                           there is no such file, or it is another caller's
     |   |-- QuotaReached          403                           the caller keeps as many files as it may
@@ -71,6 +72,13 @@ class InvalidKey(InvalidRequest):
 
     def __init__(self, message: str) -> None:
         super().__init__(message, headers={"www-authenticate": "Bearer"})
+
+
+class ToolForbidden(InvalidRequest):
+    """The caller's key may not use a tool that the request needs."""
+
+    status = 403
+    code = "tool_not_allowed"
 
 
 class RateLimited(FloretteError):

@@ -1,13 +1,16 @@
 """What a turn can say: the values that pass from the parser to whoever writes the answer.
 
     for each choice:    TurnStart (Reasoning | Text | CallStart CallArguments* CallEnd | Extras)* Halt? Dropped? TurnEnd
-    once, at the end:   Usage
+    once, at the end:   Dialog? Usage
+
+Where tools run here, an answer takes several turns, which are told as one; beside it, in no choice's order:
+ToolStart ToolProgress* ToolEnd for each call that is run, and Waiting while nothing else is said.
 
 Calls never interleave: CallEnd of one comes before CallStart of the next, and indexes count up from 0. Runaway stands
 in the place of a CallEnd, and of all that would follow it.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -107,7 +110,51 @@ class Usage:
     usage: Mapping[str, Any]
 
 
+@dataclass(frozen=True, slots=True)
+class ToolStart:
+    """A call is run here. `arguments` is the JSON text."""
+
+    id: str
+    name: str
+    arguments: str
+
+
+@dataclass(frozen=True, slots=True)
+class ToolProgress:
+    """What the tool says of its progress."""
+
+    id: str
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class ToolEnd:
+    """The call has a result: `text` is what the model reads, `status` is `ok` or what went wrong."""
+
+    id: str
+    name: str
+    status: str
+    text: str
+    duration_s: float
+    cached: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Waiting:
+    """Nothing has been said for a while; whoever waits is to know that the answer goes on."""
+
+
+@dataclass(frozen=True, slots=True)
+class Dialog:
+    """All that was said for this answer, as OpenAI's messages: calls that were run here, their results, the answer."""
+
+    messages: Sequence[Mapping[str, Any]]
+
+
 #: What a parser gives: everything that can be read off the text alone.
 ParserEvent = Reasoning | Text | CallStart | CallArguments | CallEnd | Halt | Dropped | Runaway
 
-Event = TurnStart | ParserEvent | Extras | TurnEnd | Usage
+#: What is told of tools that run here.
+ToolEvent = ToolStart | ToolProgress | ToolEnd
+
+Event = TurnStart | ParserEvent | Extras | TurnEnd | Usage | ToolEvent | Waiting | Dialog

@@ -55,4 +55,5 @@ class Prompting(BaseModel):
 
     def overridden(self, by: "Prompting") -> Self:
         """This, but for what `by` says of its own accord."""
-        return self.model_copy(update={name: getattr(by, name) for name in by.model_fields_set})
+        said = by.model_fields_set & Prompting.model_fields.keys()
+        return self.model_copy(update={name: getattr(by, name) for name in said})

@@ -1,7 +1,8 @@
 """The HTTP surface: OpenAI's paths -> turns and pass-through.
 
 POST /v1/chat/completions     with tools, or calls in the history: a turn; else passed through byte for byte
-GET  /v1/models               the upstream's
+                              where tools run here: rounds of turns
+GET  /v1/models               the upstream's, and the names that the configuration gives
 POST /v1/completions, /v1/embeddings, /v1/rerank, /tokenize, /detokenize      passed through
 GET  /healthz                 we live
 GET  /readyz                  the upstream answers
@@ -21,6 +22,7 @@ from fastapi.responses import JSONResponse, Response
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 
+from proxy.agent import Agent, Asker
 from proxy.answers import EVENT_STREAM, Answer, Outlet
 from proxy.auth import Lease
 from proxy.chat import Chat
@@ -29,6 +31,7 @@ from proxy.cost import Cost
 from proxy.errors import FloretteError, InvalidRequest, NoSuchRoute, RequestTooLarge, UpstreamBroken
 from proxy.events import CallEnd, Dropped
 from proxy.guard import LEASE
+from proxy.hosting import Hosted, Hosting, with_aliases
 from proxy.sse import DONE, Decoder, encode_done
 from proxy.turns import Said, without_tool_fields
 from proxy.upstream import Call, Upstream, to_json
@@ -75,10 +78,18 @@ _READ_BEYOND = 8
 
 @dataclass(frozen=True, slots=True)
 class Service:
-    """What the routes need; `now` gives seconds since 1970, `new_id` an answer's id."""
+    """What the routes need; `now` gives seconds since 1970, `new_id` an answer's id.
+
+    `public_url` is where callers reach us, if it is not where they say they do; `signs_links`: the links to files open
+    without a key.
+    """
 
     upstream: Upstream
     chat: Chat
+    agent: Agent
+    hosting: Hosting
+    public_url: str | None
+    signs_links: bool
     max_body_bytes: int
     reasoning_field: str
     now: Callable[[], float]
@@ -101,21 +112,27 @@ def _add_chat(app: FastAPI, service: Service) -> None:
     async def chat_completions(request: Request) -> Response:
         raw = await _body(request, service.max_body_bytes)
         body = _json(raw)
-        chat_request = read_request(body)
-        headers = request.headers
+        caller = request.scope[LEASE].caller
+        hosted = await service.hosting.of(body, caller)
+        renamed = hosted is not None
+        chat_request = hosted.request if hosted else read_request(body)
+        body = hosted.body if hosted else body
         if not chat_request.declared and not chat_request.has_calls:
             plain = without_tool_fields(body)
-            same = len(plain) == len(body)
+            same = len(plain) == len(body) and not renamed
             timeout_s = service.upstream.patience.timeout_s(streamed=bool(chat_request.stream))
             content = raw if same else to_json(plain)
             call = Call("POST", "/chat/completions", content, timeout_s, is_json=not same)
-            return _passed(service, call, headers, _lease(request, body, call.path))
+            return _passed(service, call, request.headers, _lease(request, body, call.path))
         cost = _lease(request, body).cost
-        events = service.chat.turn(chat_request, body, headers, counted=cost is not None)
+        if hosted and hosted.ours:
+            events = service.agent.run(hosted, _asker(request, service))
+        else:
+            events = service.chat.turn(chat_request, body, request.headers, counted=cost is not None)
         if cost:
             events = _counted(events, cost)
         write = _streamed if chat_request.stream else _whole
-        return Answer(lambda outlet: write(outlet, events, chat_request, service))
+        return Answer(lambda outlet: write(outlet, events, _style(chat_request, hosted, service), service))
 
     # A plain route: FastAPI's own would look for parameters to inject, and there are none.
     app.add_route("/v1/chat/completions", chat_completions, methods=["POST"])
@@ -127,8 +144,10 @@ def _add_passed(router: APIRouter, service: Service) -> None:
         async def passed(request: Request) -> Response:
             raw = await _body(request, service.max_body_bytes)
             body = _json(raw)
+            renamed = service.hosting.renamed(body)
+            same = renamed is body
             timeout_s = service.upstream.patience.timeout_s(streamed=body.get("stream") is True)
-            call = Call("POST", upstream_path, raw, timeout_s, root, is_json=False)
+            call = Call("POST", upstream_path, raw if same else to_json(renamed), timeout_s, root, is_json=not same)
             return _passed(service, call, request.headers, _lease(request, body, upstream_path))
 
     for path, upstream_path, root in _PASSED:
@@ -136,8 +155,18 @@ def _add_passed(router: APIRouter, service: Service) -> None:
 
     @router.get("/v1/models")
     async def models(request: Request) -> Response:
+        lease = request.scope[LEASE]
         timeout_s = service.upstream.patience.timeout_s(streamed=False)
-        return _passed(service, Call("GET", "/models", b"", timeout_s), request.headers, request.scope[LEASE])
+        call = Call("GET", "/models", b"", timeout_s)
+        aliases = service.hosting.aliases_for(lease.caller)
+        if not aliases:
+            return _passed(service, call, request.headers, lease)
+
+        async def respond(outlet: Outlet) -> None:
+            told = await service.upstream.ask(call, request.headers)
+            await outlet.json(200, with_aliases(told, aliases))
+
+        return Answer(respond)
 
 
 def _add_health(router: APIRouter, service: Service) -> None:
@@ -211,9 +240,8 @@ async def _counted(events: Events, cost: Cost) -> Events:
 # -- answers -----------------------------------------------------------------------------------------------
 
 
-async def _streamed(outlet: Outlet, events: Events, request: ChatRequest, service: Service) -> None:
-    style = Style(request.legacy, service.reasoning_field, tells_usage=request.wants_usage)
-    writer = ChunkWriter(style, _defaults(request, service))
+async def _streamed(outlet: Outlet, events: Events, style: Style, service: Service) -> None:
+    writer = ChunkWriter(style, _defaults(style, service))
     mended = _Mended()
     started = False
     async with aclosing(events):
@@ -230,8 +258,8 @@ async def _streamed(outlet: Outlet, events: Events, request: ChatRequest, servic
     await outlet.end(encode_done())
 
 
-async def _whole(outlet: Outlet, events: Events, request: ChatRequest, service: Service) -> None:
-    collector = Collector(Style(request.legacy, service.reasoning_field), _defaults(request, service))
+async def _whole(outlet: Outlet, events: Events, style: Style, service: Service) -> None:
+    collector = Collector(style, _defaults(style, service))
     mended = _Mended()
     async with aclosing(events):
         async for said in events:
@@ -242,8 +270,30 @@ async def _whole(outlet: Outlet, events: Events, request: ChatRequest, service: 
     await outlet.json(200, collector.completion())
 
 
-def _defaults(request: ChatRequest, service: Service) -> dict[str, Any]:
-    return {"id": f"chatcmpl-{service.new_id()}", "created": int(service.now()), "model": request.model or ""}
+def _style(request: ChatRequest, hosted: Hosted | None, service: Service) -> Style:
+    return Style(
+        legacy=request.legacy,
+        reasoning_field=service.reasoning_field,
+        tells_usage=request.wants_usage or not request.stream,
+        model=request.model or "",
+        is_alias=hosted is not None,
+        tells_tools=request.tells.events,
+        tells_dialog=request.tells.messages,
+    )
+
+
+def _defaults(style: Style, service: Service) -> dict[str, Any]:
+    return {"id": f"chatcmpl-{service.new_id()}", "created": int(service.now()), "model": style.model}
+
+
+def _asker(request: Request, service: Service) -> Asker:
+    base = service.public_url or str(request.base_url).rstrip("/")
+
+    async def link(file_id: str) -> str:
+        url = f"{base}/v1/files/{file_id}/content"
+        return f"{url}?signature={await service.agent.files.sign(file_id)}" if service.signs_links else url
+
+    return Asker(request.scope[LEASE].caller.name, request.headers, link)
 
 
 class _Mended:

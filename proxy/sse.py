@@ -12,6 +12,9 @@ from proxy.errors import UpstreamBroken
 
 DONE = b"[DONE]"
 
+#: Keeps a connection awake, and is nothing to whoever reads the events.
+COMMENT = b": waiting\n\n"
+
 #: One event may be this long: a whole answer of 128 k tokens with its log probabilities is under 16 MiB.
 MAX_EVENT_BYTES = 32 * 1024 * 1024
 

@@ -18,7 +18,7 @@ from proxy.wire import ChatRequest, Message
 Said = tuple[int, Event]
 
 #: The upstream answers these with 400, or ignores them: it knows nothing of tools.
-_TOOL_FIELDS = frozenset(("tools", "tool_choice", "parallel_tool_calls", "functions", "function_call"))
+_TOOL_FIELDS = frozenset(("tools", "tool_choice", "parallel_tool_calls", "functions", "function_call", "florette"))
 
 #: Constrained to one of these, a model could not write a marker.
 _WHOLE_ANSWERS = ("json_object", "json_schema")

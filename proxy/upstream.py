@@ -165,6 +165,9 @@ class Upstream:
         call = self._chat_call(body, streamed=False)
         if within_s is not None:
             call = replace(call, timeout_s=within_s, is_retried=False)
+        return await self._whole(call, headers)
+
+    async def _whole(self, call: Call, headers: Mapping[str, str]) -> bytes:
         said = bytearray()
         async with self.send(call, headers) as response:
             with _telling(call.timeout_s):
@@ -173,6 +176,14 @@ class Upstream:
                     if len(said) > MAX_EVENT_BYTES:
                         raise UpstreamBroken("The upstream sent a body that is too long to be an answer.")
         return bytes(said)
+
+    async def ask(self, call: Call, headers: Mapping[str, str]) -> Any:
+        """The JSON that the upstream answers with; UpstreamBroken if it is none, or longer than any answer."""
+        said = await self._whole(call, headers)
+        try:
+            return json.loads(said)
+        except (ValueError, RecursionError):
+            raise UpstreamBroken("The upstream sent something that is not JSON.") from None
 
     async def check(self) -> None:
         """Returns if the upstream answers, be it that it wants a key; raises what it fails with otherwise."""

@@ -87,7 +87,8 @@ def florette(
             settings = {"upstream": upstream_server.url, **config}
             key = repr(sorted(settings.items()))
             if key not in running:
-                app = Witness(create_app(Config(**settings)), exchanges)
+                hosts = [name for name, model in settings.get("models", {}).items() if "tools" in model]
+                app = Witness(create_app(Config(**settings)), exchanges, hosts)
                 running[key] = servers.enter_context(serve_app(app, loop_thread))
             return running[key]
 

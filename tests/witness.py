@@ -7,7 +7,7 @@ not Florette's own and is not judged.
 import json
 import re
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass, field
 from functools import lru_cache
 
@@ -31,6 +31,7 @@ class Exchange:
     method: str
     path: str
     lacking: bool = False
+    hosts: Collection[str] = ()
     asked: bytearray = field(default_factory=bytearray)
     status: int = 0
     content_type: str = ""
@@ -40,18 +41,19 @@ class Exchange:
 
 
 class Witness:
-    """ASGI: an app, and a record of its exchanges in `seen`."""
+    """ASGI: an app, and a record of its exchanges in `seen`. `hosts`: the models that come with tools."""
 
-    def __init__(self, app: ASGIApp, seen: deque[Exchange]) -> None:
+    def __init__(self, app: ASGIApp, seen: deque[Exchange], hosts: Collection[str] = ()) -> None:
         self._app = app
         self._seen = seen
+        self._hosts = hosts
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
         lacking = any(name.decode() == LACKING for name, _ in scope["headers"])
-        exchange = Exchange(scope["method"], scope["path"], lacking)
+        exchange = Exchange(scope["method"], scope["path"], lacking, hosts=self._hosts)
 
         async def hear() -> Message:
             message = await receive()
@@ -89,9 +91,14 @@ def _complaints(exchange: Exchange) -> Iterator[str | None]:
 
 def _of_a_chat(exchange: Exchange) -> Iterator[str | None]:
     asked = json.loads(exchange.asked)
-    yield None if exchange.lacking else request_complaint(asked)
-    request = read_request(asked)
-    if not request.declared and not request.has_calls:
+    declared = [entry for entry in asked.get("tools") or () if entry.get("type", "function") == "function"]
+    hosted = asked.get("model") in exchange.hosts or len(declared) < len(asked.get("tools") or ())
+    if "tools" in asked:
+        # The others are our own tools, of which OpenAI's schema knows nothing.
+        asked = {**asked, "tools": declared}
+    yield None if exchange.lacking or hosted else request_complaint(asked)
+    request = read_request({**asked, "tool_choice": None} if hosted else asked)
+    if not (hosted or request.declared or request.has_calls):
         return
     if request.stream:
         yield from _of_a_stream(bytes(exchange.told))

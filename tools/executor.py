@@ -211,24 +211,30 @@ async def _ended(running: asyncio.Task[list[ContentItem]], name: str) -> None:
 
 
 async def _as_text(items: Sequence[ContentItem], call: Call, longest: int, keep: Keep) -> str:
-    parts: list[str] = []
-    for item in items:
-        if isinstance(item, TextItem):
-            parts.append(item.text)
-        else:
-            url = item.url if item.data is None else await keep(item.name, item.data)
-            parts.append(f"{'!' if isinstance(item, ImageItem) else ''}[{item.name}]({url})")
-    text = "\n".join(parts)
+    text = "\n".join([await _told(item, keep) for item in items])
     if len(text) <= longest:
         return text
-    url = await keep(f"{call.name}-output.txt", text.encode("utf-8", "replace"))
-    return shortened(text, longest, url)
+    try:
+        where = f"the whole text is in {await keep(f'{call.name}-output.txt', text.encode('utf-8', 'replace'))}"
+    except ToolError as error:
+        where = f"the whole text could not be kept: {error.message}"
+    return shortened(text, longest, where)
 
 
-def shortened(text: str, longest: int, url: str) -> str:
-    """The beginning and the end of a text, at most `longest` characters of it, and where the whole is."""
+async def _told(item: ContentItem, keep: Keep) -> str:
+    if isinstance(item, TextItem):
+        return item.text
+    try:
+        url = item.url if item.data is None else await keep(item.name, item.data)
+    except ToolError as error:
+        return f"({item.name} could not be kept: {error.message})"
+    return f"{'!' if isinstance(item, ImageItem) else ''}[{item.name}]({url})"
+
+
+def shortened(text: str, longest: int, where: str) -> str:
+    """The beginning and the end of a text, at most `longest` characters of it, and `where` the whole is."""
     head = int(longest * _HEAD_SHARE)
     tail = longest - head
     left_out = len(text) - longest
-    note = f"[... {left_out:,} characters are left out here; the whole text is in {url} ...]"
+    note = f"[... {left_out:,} characters are left out here; {where} ...]"
     return f"{text[:head]}\n{note}\n{text[len(text) - tail :]}"

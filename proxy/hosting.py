@@ -1,0 +1,234 @@
+"""Which of a request's tools are run here: by the model's name, or by entries of `tools` that are no functions.
+
+    models: {assistant: {upstream_model: Qwen2-7B-Instruct, tools: [weather]}}      any request to `assistant`
+    "tools": [{"type": "weather", "timeout_s": 5}]                                  this request
+
+Either way our tools become functions of the request beside the caller's own, and where two have one name, the caller's
+is meant. What comes out is a request like any other; `agent` knows which calls are ours.
+"""
+
+from collections.abc import AsyncIterator, Mapping, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import anyio
+
+from proxy.auth import Caller
+from proxy.errors import InvalidRequest, ToolForbidden
+from proxy.pending import Pending
+from proxy.wire import ChatRequest, read_request
+from tools.context import AttachedFile
+from tools.executor import Executor
+from tools.files import FileError, FileStore
+from tools.settings import Wishes
+from tools.toolbox import Equipped, Toolbox
+
+Json = dict[str, Any]
+
+#: Types of tools that are the caller's own, or refused by `wire` in its own words.
+_CALLERS = (None, "function", "custom")
+
+#: Of an entry's fields, those that are no settings; `container` is OpenAI's way to hand files to an interpreter.
+_NO_WISHES = ("type", "container", "file_ids")
+
+
+@dataclass(frozen=True, slots=True)
+class Alias:
+    """A model that callers may name: what the upstream calls it, and the tools that come with it."""
+
+    upstream_model: str
+    tools: tuple[str, ...] = ()
+
+
+class Setup:
+    """The tools and aliases of one configuration, until no answer runs by it any more."""
+
+    def __init__(self, executor: Executor, aliases: Mapping[str, Alias]) -> None:
+        self.executor = executor
+        self.aliases = aliases
+        self._users = 0
+        self._successor: Toolbox | None = None
+
+    @asynccontextmanager
+    async def in_use(self) -> AsyncIterator[None]:
+        """An answer runs by it."""
+        self._users += 1
+        try:
+            yield
+        finally:
+            self._users -= 1
+            await self._close_if_unused()
+
+    async def retire(self, successor: Toolbox) -> None:
+        """Another takes its place: its tools are closed when the last answer has ended, but for those it shares."""
+        self._successor = successor
+        await self._close_if_unused()
+
+    async def _close_if_unused(self) -> None:
+        if self._successor is not None and not self._users:
+            with anyio.CancelScope(shield=True):
+                await self.executor.toolbox.aclose(but=self._successor)
+
+
+@dataclass(frozen=True, slots=True)
+class Hosted:
+    """A request as a turn reads it. `ours` are the tools that are run here, with what the request sets of each.
+
+    `body` names the model as the upstream does, `request` as the caller does.
+    """
+
+    request: ChatRequest
+    body: Json
+    ours: Mapping[str, Wishes]
+    files: tuple[AttachedFile, ...]
+    setup: Setup
+
+
+class Hosting:
+    """Reads requests by the setup in force, which `setup` may be set to anew at any time."""
+
+    def __init__(self, setup: Setup, files: FileStore, pending: Pending) -> None:
+        self.setup = setup
+        self._files = files
+        self._pending = pending
+
+    def renamed(self, body: Json) -> Json:
+        """The body of any request, its model named as the upstream does; the very same if it is no alias."""
+        alias = self._alias(body)
+        return body if alias is None else {**body, "model": alias.upstream_model}
+
+    def aliases_for(self, caller: Caller) -> Mapping[str, Alias]:
+        """The aliases that the caller may use."""
+        return {
+            name: alias for name, alias in self.setup.aliases.items() if all(map(caller.may_use, self._usable(alias)))
+        }
+
+    async def of(self, body: Json, caller: Caller) -> Hosted | None:
+        """The request with our tools in it; None if it is none of ours. InvalidRequest for what cannot be run here."""
+        setup, alias = self.setup, self._alias(body)
+        entries = _entries(body)
+        if alias is None and not entries:
+            return None
+        wanted = {name: Wishes() for name in self._usable(alias)} if alias else {}
+        wanted |= {entry["type"]: self._wishes(entry, place) for place, entry in entries.items()}
+        callers = _names(body)
+        ours = {name: wishes for name, wishes in wanted.items() if name not in callers}
+        for name in ours:
+            if not caller.may_use(name):
+                raise ToolForbidden(f"The key '{caller.name}' may not use the tool '{name}'.", param="tools")
+        sent = self.renamed(_declared(body, [setup.executor.toolbox.tools[name] for name in ours]))
+        files: dict[str, AttachedFile] = {}
+        if ours and isinstance(body.get("messages"), list):
+            sent["messages"] = await self._pending.restored(caller.name, sent["messages"])
+            sent["messages"] = await self._attached(sent["messages"], entries.values(), caller.name, files)
+        request = read_request({**sent, "model": body.get("model")})
+        if ours and (request.n or 1) > 1:
+            raise InvalidRequest("'n' must be 1 where tools are run here: each choice would run them.", param="n")
+        return Hosted(request, sent, ours, tuple(files.values()), setup)
+
+    def _alias(self, body: Json) -> Alias | None:
+        model = body.get("model")
+        return self.setup.aliases.get(model) if isinstance(model, str) else None
+
+    def _usable(self, alias: Alias) -> list[str]:
+        # One that lacks a key or a library is left out; the log told so at the start.
+        return [name for name in alias.tools if name in self.setup.executor.toolbox.tools]
+
+    def _wishes(self, entry: Json, place: int) -> Wishes:
+        toolbox, name = self.setup.executor.toolbox, entry["type"]
+        if name not in toolbox.tools:
+            known = ", ".join(toolbox.tools) or "none"
+            why = "cannot be used now" if name in toolbox.unavailable else "is not run by this server"
+            raise InvalidRequest(f"The tool {name!r} {why}; those that are: {known}.", param=f"tools[{place}].type")
+        try:
+            return Wishes.of({field: value for field, value in entry.items() if field not in _NO_WISHES})
+        except ValueError as error:
+            raise InvalidRequest(f"Invalid value for 'tools[{place}]': {error}.", param=f"tools[{place}]") from None
+
+    # -- files ---------------------------------------------------------------------------------------------
+
+    async def _attached(
+        self, messages: Sequence[Any], entries: Any, caller: str, files: dict[str, AttachedFile]
+    ) -> list[Any]:
+        # Finds the files that the caller handed over, and tells the model their names.
+        for entry in entries:
+            container = entry.get("container")
+            listed = [
+                *_list(entry.get("file_ids")),
+                *_list(container.get("file_ids") if isinstance(container, dict) else ()),
+            ]
+            for file_id in listed:
+                await self._attach(file_id, caller, files)
+        return [await self._with_names(message, caller, files) for message in messages]
+
+    async def _with_names(self, message: Any, caller: str, files: dict[str, AttachedFile]) -> Any:
+        content = message.get("content") if isinstance(message, dict) else None
+        if not isinstance(content, list):
+            return message
+        parts = [await self._named(part, caller, files) for part in content]
+        return {**message, "content": parts}
+
+    async def _named(self, part: Any, caller: str, files: dict[str, AttachedFile]) -> Any:
+        told = part.get("file") if isinstance(part, dict) and part.get("type") == "file" else None
+        if not isinstance(told, dict) or not isinstance(told.get("file_id"), str):
+            return part
+        file = await self._attach(told["file_id"], caller, files)
+        return {**part, "file": {"filename": file.name, **told}}
+
+    async def _attach(self, file_id: Any, caller: str, files: dict[str, AttachedFile]) -> AttachedFile:
+        if file_id not in files:
+            try:
+                stored = await self._files.get(caller, str(file_id))
+                path = await self._files.path(caller, stored.id)
+            except FileError as error:
+                raise InvalidRequest(error.message, param="messages") from None
+            files[stored.id] = AttachedFile(stored.id, stored.name, stored.size_bytes, stored.sha256, path)
+        return files[file_id]
+
+
+def with_aliases(told: Any, aliases: Mapping[str, Alias]) -> Any:
+    """The upstream's list of models, and behind them the aliases, each with what the upstream tells of its model."""
+    models = _list(told.get("data")) if isinstance(told, dict) else []
+    known = {model.get("id"): model for model in models if isinstance(model, dict)}
+    added = [
+        {**known.get(alias.upstream_model, {"created": 0}), "id": name, "object": "model", "owned_by": "florette"}
+        for name, alias in aliases.items()
+        if name not in known
+    ]
+    return {**(told if isinstance(told, dict) else {"object": "list"}), "data": [*models, *added]}
+
+
+def _list(value: Any) -> list[Any]:
+    return value if isinstance(value, list) else []
+
+
+def _entries(body: Json) -> dict[int, Json]:
+    # Place in `tools` -> an entry that is no function.
+    return {
+        place: entry
+        for place, entry in enumerate(_list(body.get("tools")))
+        if isinstance(entry, dict) and isinstance(entry.get("type"), str) and entry["type"] not in _CALLERS
+    }
+
+
+def _names(body: Json) -> set[Any]:
+    # Those of the caller's functions, in either form.
+    functions = [entry.get("function") for entry in _list(body.get("tools")) if isinstance(entry, dict)]
+    functions += _list(body.get("functions"))
+    return {function.get("name") for function in functions if isinstance(function, dict)}
+
+
+def _declared(body: Json, ours: Sequence[Equipped]) -> Json:
+    # Our tools behind the caller's, in the form that the caller uses.
+    functions = [equipped.tool.function for equipped in ours]
+    own = _entries(body)
+    callers = [entry for place, entry in enumerate(_list(body.get("tools"))) if place not in own]
+    if body.get("functions"):
+        return {**body, "functions": [*_list(body["functions"]), *functions]}
+    declared = [*callers, *({"type": "function", "function": function} for function in functions)]
+    sent = {**body, "tools": declared} if declared else {name: value for name, value in body.items() if name != "tools"}
+    choice = body.get("tool_choice")
+    if isinstance(choice, dict) and choice.get("type") in {function["name"] for function in functions}:
+        sent["tool_choice"] = {"type": "function", "function": {"name": choice["type"]}}
+    return sent

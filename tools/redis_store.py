@@ -1,0 +1,98 @@
+"""A store in Redis, which replicas on several machines share.
+
+Source: Redis's commands SET (PX), GET, DEL and SCAN (MATCH takes glob patterns).
+"""
+
+import heapq
+import math
+import re
+from collections.abc import Awaitable
+from typing import TypeVar
+
+from redis.asyncio import Redis
+from redis.asyncio.retry import Retry
+from redis.backoff import NoBackoff
+from redis.exceptions import RedisError
+
+from tools.storing import StoreError, key_bytes
+
+T = TypeVar("T")
+
+#: Our keys begin so, since others may use the same database.
+_OURS = b"florette:"
+
+#: So long an answer may take, and a connection: a Redis that is well takes a millisecond, and a call waits meanwhile.
+_TIMEOUT_S = 2.0
+
+#: Once more, at once: a connection that lay idle may have been closed by the other side.
+_RETRIES = 1
+
+#: A step of SCAN looks at so many keys: some hundred microseconds in which Redis serves nobody else.
+_SCAN_STEP = 1000
+
+#: What has a meaning in a pattern of MATCH.
+_GLOB = re.compile(rb"[*?\[\]\\]")
+
+
+class RedisStore:
+    """A Store in the Redis at `url`; nothing is opened before the first use. ValueError for what is no URL of Redis."""
+
+    def __init__(self, url: str) -> None:
+        try:
+            self._redis = Redis.from_url(
+                url,
+                socket_timeout=_TIMEOUT_S,
+                socket_connect_timeout=_TIMEOUT_S,
+                retry=Retry(NoBackoff(), _RETRIES),
+            )
+        except ValueError:
+            # Its own words may quote the password.
+            raise ValueError(
+                "the URL of Redis cannot be read; it is redis://[[user]:password@]host[:port][/db]"
+            ) from None
+        told = self._redis.connection_pool.connection_kwargs
+        self._where = told.get("path") or f"{told.get('host', 'localhost')}:{told.get('port', 6379)}"
+        self._password = told.get("password")
+
+    async def get(self, key: str) -> bytes | None:
+        """See Store."""
+        return await self._asked(self._redis.get(_name(key)))
+
+    async def put(self, key: str, value: bytes, *, ttl_s: float | None = None) -> None:
+        """See Store. How much there may be is Redis's own setting (maxmemory)."""
+        if ttl_s is not None and ttl_s <= 0:
+            await self.delete(key)
+        else:
+            ttl_ms = None if ttl_s is None else math.ceil(ttl_s * 1000)
+            await self._asked(self._redis.set(_name(key), value, px=ttl_ms))
+
+    async def delete(self, key: str) -> bool:
+        """See Store."""
+        return bool(await self._asked(self._redis.delete(_name(key))))
+
+    async def scan(self, prefix: str, *, after: str = "", limit: int = 100) -> list[str]:
+        """See Store. Redis has to look at all keys that it holds."""
+        pattern = _OURS + _GLOB.sub(rb"\\\g<0>", prefix.encode()) + b"*"
+        # SCAN may give a key twice.
+        found: set[str] = set()
+        cursor = -1
+        while cursor:
+            step = self._redis.scan(max(cursor, 0), match=pattern, count=_SCAN_STEP)
+            cursor, names = await self._asked(step)
+            found.update(name.removeprefix(_OURS).decode() for name in names)
+        return heapq.nsmallest(limit, (key for key in found if key > after))
+
+    async def aclose(self) -> None:
+        """See Store."""
+        await self._redis.aclose()
+
+    async def _asked(self, answer: Awaitable[T]) -> T:
+        try:
+            return await answer
+        except (RedisError, OSError) as error:
+            said = str(error).replace(self._password, "***") if self._password else str(error)
+            raise StoreError(f"Redis at {self._where} cannot be used: {said or type(error).__name__}") from None
+
+
+def _name(key: str) -> bytes:
+    return _OURS + key_bytes(key)
