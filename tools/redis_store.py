@@ -7,9 +7,9 @@ import heapq
 import math
 import re
 from collections.abc import Awaitable
-from typing import TypeVar
+from typing import Any, TypeVar
 
-from redis.asyncio import Redis
+from redis.asyncio import BlockingConnectionPool, Redis
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 from redis.exceptions import RedisError
@@ -27,6 +27,9 @@ _TIMEOUT_S = 2.0
 #: Once more, at once: a connection that lay idle may have been closed by the other side.
 _RETRIES = 1
 
+#: So many commands are on their way at the same time; one more waits its turn.
+_CONNECTIONS = 32
+
 #: A step of SCAN looks at so many keys: some hundred microseconds in which Redis serves nobody else.
 _SCAN_STEP = 1000
 
@@ -39,24 +42,29 @@ class RedisStore:
 
     def __init__(self, url: str) -> None:
         try:
-            self._redis = Redis.from_url(
+            pool = BlockingConnectionPool.from_url(
                 url,
+                max_connections=_CONNECTIONS,
+                timeout=_TIMEOUT_S,
                 socket_timeout=_TIMEOUT_S,
                 socket_connect_timeout=_TIMEOUT_S,
                 retry=Retry(NoBackoff(), _RETRIES),
             )
-        except ValueError:
-            # Its own words may quote the password.
-            raise ValueError(
-                "the URL of Redis cannot be read; it is redis://[[user]:password@]host[:port][/db]"
-            ) from None
-        told = self._redis.connection_pool.connection_kwargs
+            # Not connected: an unknown option in the URL would otherwise be found at the first use.
+            pool.connection_class(**pool.connection_kwargs)
+        except (TypeError, ValueError):
+            # Their own words may quote the password.
+            raise ValueError("the URL of Redis is to be like redis://:password@host:6379/0") from None
+        told = pool.connection_kwargs
+        # Its own types allow for answers as text, too, which nobody asks for here.
+        self._redis: Any = Redis.from_pool(pool)
         self._where = told.get("path") or f"{told.get('host', 'localhost')}:{told.get('port', 6379)}"
         self._password = told.get("password")
 
     async def get(self, key: str) -> bytes | None:
         """See Store."""
-        return await self._asked(self._redis.get(_name(key)))
+        value: bytes | None = await self._asked(self._redis.get(_name(key)))
+        return value
 
     async def put(self, key: str, value: bytes, *, ttl_s: float | None = None) -> None:
         """See Store. How much there may be is Redis's own setting (maxmemory)."""

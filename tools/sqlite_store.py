@@ -29,9 +29,9 @@ _APPLICATION_ID = 0x466C5331
 _LAST = b"\xff"
 
 # The sum is kept by triggers, or each `put` would have to read the sizes of all entries.
-_SCHEMA = f"""
+_SCHEMA = """
 BEGIN IMMEDIATE;
-PRAGMA application_id = {_APPLICATION_ID};
+PRAGMA application_id = 0x466C5331;
 CREATE TABLE IF NOT EXISTS entries (
     key BLOB PRIMARY KEY, value BLOB NOT NULL, cost INTEGER NOT NULL, ends_at REAL NOT NULL, used_at REAL NOT NULL
 );
@@ -163,8 +163,9 @@ def _opened(path: Path) -> sqlite3.Connection:
 
 def _prepare(db: sqlite3.Connection, path: Path) -> None:
     try:
-        [[application_id]] = db.execute("PRAGMA application_id")
+        # In this order: another process may be making them both just now.
         [[tables]] = db.execute("SELECT count(*) FROM sqlite_master")
+        [[application_id]] = db.execute("PRAGMA application_id")
         if tables and application_id != _APPLICATION_ID:
             raise StoreError(f"the database {path} is that of another program")
         [[found]] = db.execute("PRAGMA quick_check(1)")
