@@ -17,7 +17,7 @@ CLIENTS := .venv-clients
 NODE_CLIENTS := tests/data/node
 
 # Modules that neither wait nor reach out can be tested in full, so they are.
-SANS_IO := proxy/events.py,proxy/choices.py,proxy/sse.py,proxy/chunks.py,proxy/pieces.py,proxy/refusals.py,proxy/stops.py,proxy/cost.py,proxy/limits.py,proxy/review.py,proxy/strings.py,proxy/usage.py,proxy/validation.py,proxy/wire.py,proxy/errors.py,proxy/formats/*.py,proxy/doctor/*.py
+SANS_IO := proxy/events.py,proxy/choices.py,proxy/sse.py,proxy/chunks.py,proxy/pieces.py,proxy/refusals.py,proxy/stops.py,proxy/cost.py,proxy/limits.py,proxy/review.py,proxy/rounds.py,proxy/strings.py,proxy/usage.py,proxy/validation.py,proxy/wire.py,proxy/errors.py,proxy/formats/*.py,proxy/doctor/*.py
 
 .PHONY: help run test check fix lint types floors coverage bench soak test-clients test-vllm lock image
 

@@ -10,15 +10,12 @@ from contextlib import asynccontextmanager
 import httpx
 from fastapi import FastAPI
 from starlette.types import Receive, Scope, Send
-from tools.cache import ToolCache
-from tools.egress import Egress
-from tools.stores import open_store
 
 from proxy.agent import Agent
 from proxy.answers import SERVER_SEND
 from proxy.auth import Caller, Key, Keys
 from proxy.chat import Chat
-from proxy.config import Config, ConfigError
+from proxy.config import Config, ConfigError, ToolEnvironment
 from proxy.file_routes import add_file_routes, is_signed_link
 from proxy.formats.base import Options
 from proxy.formats.registry import FORMATS, Formats
@@ -32,8 +29,11 @@ from proxy.running import Bounds
 from proxy.turns import Profile
 from proxy.upstream import Patience, Upstream, aiohttp_transport
 from proxy.windows import Windows
+from tools.cache import ToolCache
+from tools.egress import Egress
 from tools.executor import Executor
 from tools.files import FileStore
+from tools.stores import open_store
 from tools.toolbox import Toolbox, ToolboxError
 from tools.workers import Workers
 
@@ -65,14 +65,15 @@ def create_app(
     new_id: Callable[[], str] = lambda: secrets.token_hex(12),
     formats: Formats = FORMATS,
     egress: Egress | None = None,
+    environment: ToolEnvironment | None = None,
 ) -> FastAPI:
     """Florette in front of `config.upstream`.
 
     The seams: `transport` makes the HTTP transport to the upstream, `now` gives seconds since 1970, `clock` the
     nanoseconds by which limits are counted, `new_id` the random part of the ids of answers and calls, `formats` those
-    that the config may name, `egress` is the way of tools to the network. A config without an upstream is a
-    ValueError: `cli` fills in the demo's address; one whose tools cannot be made is a ConfigError. `app.state.reload`
-    takes over the tools and models of another config.
+    that the config may name, `egress` is the way of tools to the network, `environment` what they see of ours.
+    A config without an upstream is a ValueError: `cli` fills in the demo's address; one whose tools cannot be made is a
+    ConfigError. `app.state.reload` takes over the tools and models of another config.
     """
     if config.upstream is None:
         raise ValueError("create_app needs an upstream")
@@ -80,7 +81,7 @@ def create_app(
     upstream = Upstream(config.upstream, _key(config), _patience(config), transport(), passes_keys=not keys)
     files = _files(config, now)
     profiles = _Profiles(config, formats)
-    hands = _Hands(config)
+    hands = _Hands(config, environment or ToolEnvironment())
     chat = Chat(upstream, profiles.of, lambda: f"call_{new_id()}", now)
     pending = Pending(hands.state, config.tool_state_ttl_s)
     hosting = Hosting(hands.setup(config), files, pending)
@@ -144,15 +145,16 @@ class _Profiles:
 class _Hands:
     """What tools need to run, whichever there are: their processes, the cache, and what waits for callers."""
 
-    def __init__(self, config: Config) -> None:
-        self._workers = Workers(config.child_environment)
+    def __init__(self, config: Config, environment: ToolEnvironment) -> None:
+        self._variables = environment.variables
+        self._workers = Workers(environment.for_processes)
         self._results = open_store(config.tool_cache, max_bytes=config.tool_cache_max_bytes)
         self.state = open_store(config.tool_state, max_bytes=_STATE_BYTES)
 
     def setup(self, config: Config, before: Setup | None = None) -> Setup:
         """The tools and aliases of the configuration. ConfigError for a tool that cannot be made, or is not there."""
         try:
-            toolbox = Toolbox.of(config.tools, config.tool_variables, before.executor.toolbox if before else None)
+            toolbox = Toolbox.of(config.tools, self._variables, before.executor.toolbox if before else None)
         except ToolboxError as error:
             raise ConfigError(f"Config key 'tools': {error}.") from None
         for name, reason in toolbox.unavailable.items():

@@ -29,7 +29,7 @@ from starlette.types import ASGIApp
 
 from proxy import __version__
 from proxy.app import create_app
-from proxy.config import Config, ConfigError, doctor_key
+from proxy.config import Config, ConfigError, doctor_key, tool_environment
 from proxy.demo import create_demo
 from proxy.doctor import Scorecard, Tell, Unfit, Verdict, as_json, as_text, examine, progress_on
 from proxy.listing import as_json as listed_as_json
@@ -111,7 +111,7 @@ def _add_doctor(doctor: argparse.ArgumentParser) -> None:
 
 def _tools(config: Config, json: bool) -> int:
     try:
-        toolbox = Toolbox.of(config.tools, config.tool_variables)
+        toolbox = Toolbox.of(config.tools, tool_environment(config).variables)
     except ToolboxError as error:
         raise ConfigError(f"Config key 'tools': {error}.") from None
     print((listed_as_json if json else listed_as_text)(listed(toolbox)), end="")
@@ -236,24 +236,26 @@ def _url(sock: socket.socket) -> str:
 
 async def _run(config: Config, sock: socket.socket, load: Callable[[], Config]) -> None:
     if config.upstream is not None:
-        await _run_proxy(config, sock, config.upstream, load)
+        app = create_app(config, environment=tool_environment(config))
+        await _run_proxy(app, config, sock, config.upstream, load)
         return
     demo_sock = _listen("127.0.0.1", 0)
+    config = config.model_copy(update={"upstream": _url(demo_sock)})
+    # Before anything serves: a tool that cannot be made is told, and that is all.
+    app = create_app(config, environment=tool_environment(config))
     demo_ready = asyncio.Event()
     demo = _Server(create_demo(), demo_sock, config, demo_ready.set)
+    said = "the built-in demo upstream: NO MODEL behind it, set --upstream URL to use one"
     async with asyncio.TaskGroup() as group:
         group.create_task(demo.run_until_told())
         await demo_ready.wait()
-        await _run_proxy(
-            config.model_copy(update={"upstream": _url(demo_sock)}),
-            sock,
-            "the built-in demo upstream: NO MODEL behind it, set --upstream URL to use one",
-            load,
-        )
+        await _run_proxy(app, config, sock, said, load)
         demo.should_exit = True
 
 
-async def _run_proxy(config: Config, sock: socket.socket, upstream: str, load: Callable[[], Config]) -> None:
+async def _run_proxy(
+    app: FastAPI, config: Config, sock: socket.socket, upstream: str, load: Callable[[], Config]
+) -> None:
     def ready() -> None:
         # What was imported lives as long as the process: the garbage collector need not look at it again and again.
         gc.collect()
@@ -261,7 +263,6 @@ async def _run_proxy(config: Config, sock: socket.socket, upstream: str, load: C
         gc.set_threshold(_GC_THRESHOLD)
         print(f"florette is ready on {_url(sock)} (upstream: {upstream})", flush=True)
 
-    app = create_app(config)
     server = _Server(app, sock, config, ready)
     reloads: set[asyncio.Task[None]] = set()
 

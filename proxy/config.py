@@ -7,6 +7,7 @@ bounds, in `config.example.yaml`. A ConfigError is one sentence that names the k
 import hashlib
 import os
 from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self, get_origin
 from urllib.parse import urlsplit
@@ -23,9 +24,9 @@ from pydantic import (
     field_validator,
     model_validator,
 )
-from tools.egress import Egress
 
 from proxy.prompting import Prompting
+from tools.egress import Egress
 from tools.settings import ToolEntry
 
 _PREFIX = "FLORETTE_"
@@ -168,25 +169,6 @@ class Config(Prompting):
         Literal["debug", "info", "warning", "error"], Field(description="Least severe line that is logged.")
     ] = "info"
 
-    _environment: Mapping[str, str] | None = PrivateAttr(None)
-
-    @property
-    def tool_variables(self) -> Mapping[str, str]:
-        """The variables of the environment that set something of tools (`TOOL_TIMEOUT`, ...)."""
-        return {name: value for name, value in (self._environment or {}).items() if name.startswith("TOOL_")}
-
-    @property
-    def child_environment(self) -> Mapping[str, str] | None:
-        """What the processes of tools see of the environment: none of our own keys. None: not known, so all."""
-        if self._environment is None:
-            return None
-        secret = {key.env for key in self.api_keys}
-        return {
-            name: value
-            for name, value in self._environment.items()
-            if not name.startswith(_PREFIX) and name not in secret
-        }
-
     @field_validator("tools", mode="before")
     @classmethod
     def _hold_no_secrets(cls, entries: Any, info: ValidationInfo) -> Any:
@@ -257,9 +239,7 @@ class Config(Prompting):
         given |= {name: value for name in cls.model_fields if (value := _variable(name, environment)) is not None}
         given |= {name: value for name, value in flags.items() if value is not None}
         try:
-            config = cls.model_validate(given, context={"environment": environment})
-            config._environment = dict(environment)
-            return config
+            return cls.model_validate(given, context={"environment": environment})
         except ValidationError as error:
             first = error.errors(include_url=False, include_input=False)[0]
             key = ".".join(map(str, first["loc"]))
@@ -269,6 +249,26 @@ class Config(Prompting):
                 else first["msg"].removeprefix("Value error, ")
             )
             raise ConfigError(f"Config key '{key}': {said}.") from None
+
+
+@dataclass(frozen=True, slots=True)
+class ToolEnvironment:
+    """The environment as tools meet it: the variables that set something of them, and what their processes see.
+
+    `for_processes` None: all there is.
+    """
+
+    variables: Mapping[str, str] = field(default_factory=dict)
+    for_processes: Mapping[str, str] | None = None
+
+
+def tool_environment(config: Config, environment: Mapping[str, str] = os.environ) -> ToolEnvironment:
+    """What tools get of the environment: `TOOL_TIMEOUT` and the like, and for their processes none of our own keys."""
+    secret = {key.env for key in config.api_keys}
+    return ToolEnvironment(
+        {name: value for name, value in environment.items() if name.startswith("TOOL_")},
+        {name: value for name, value in environment.items() if not name.startswith(_PREFIX) and name not in secret},
+    )
 
 
 def _resolved(value: Any, environment: Mapping[str, str]) -> Any:

@@ -4,8 +4,8 @@ Source: OpenAI's API reference, "Upload file"; `openai.types.FileCreateParams`; 
 """
 
 import re
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from collections.abc import AsyncGenerator, AsyncIterator
+from contextlib import aclosing, asynccontextmanager
 from dataclasses import dataclass
 
 from starlette.datastructures import FormData, UploadFile
@@ -54,7 +54,8 @@ async def read_upload(request: Request, max_file_bytes: int) -> AsyncIterator[Up
         raise InvalidRequest(f"The form cannot be read: {error.detail}") from None
     try:
         file = _file(form)
-        yield Upload(file.filename or "", _purpose(form), _expires_after_s(form), _pieces(file))
+        async with aclosing(_pieces(file)) as pieces:
+            yield Upload(file.filename or "", _purpose(form), _expires_after_s(form), pieces)
     finally:
         await bounded.close()
 
@@ -111,6 +112,6 @@ def _expires_after_s(form: FormData) -> int | None:
     return whole_number(str(seconds), "expires_after[seconds]", _MIN_EXPIRES_S, _MAX_EXPIRES_S)
 
 
-async def _pieces(file: UploadFile) -> AsyncIterator[bytes]:
+async def _pieces(file: UploadFile) -> AsyncGenerator[bytes, None]:
     while piece := await file.read(_PIECE_BYTES):
         yield piece

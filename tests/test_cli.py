@@ -7,14 +7,10 @@ and exit 2.
 
 import itertools
 import json
-import os
 import signal
 import socket
 import subprocess
 import sys
-import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -24,6 +20,7 @@ import pytest
 import yaml
 from pydantic import SecretStr
 
+from commanding import ROOT, environment, serving
 from proxy.app import create_app
 from proxy.cli import main
 from proxy.config import Config, ConfigError
@@ -31,7 +28,6 @@ from scripted import ScriptedUpstream
 from serving import PATIENCE_S
 from steps import Fails, Holds, Resets, Says
 
-ROOT = Path(__file__).parent.parent
 EXAMPLE = ROOT / "config.example.yaml"
 HI = [{"role": "user", "content": "hi"}]
 TOOLS = [{"type": "function", "function": {"name": "get_weather", "parameters": {"type": "object"}}}]
@@ -39,67 +35,6 @@ STREAMED = {"model": "m", "messages": HI, "tools": TOOLS, "stream": True}
 
 #: The grace of a server that is told to stop while nothing runs: it must not be waited for.
 LONG_GRACE_S = "3600"
-
-
-class Command:
-    """A running `florette serve`."""
-
-    def __init__(self, process: subprocess.Popen[str]) -> None:
-        assert process.stdout
-        assert process.stderr
-        self.process = process
-        self._stdout, self._stderr = process.stdout, process.stderr
-        self.ready = self._stdout.readline()
-
-    @property
-    def url(self) -> str:
-        """Where it serves, without `/v1`."""
-        words = self.ready.split()
-        assert words[:4] == ["florette", "is", "ready", "on"], self.ready
-        return words[4].removesuffix("/v1")
-
-    def tell(self, number: signal.Signals) -> None:
-        self.process.send_signal(number)
-
-    def end(self) -> tuple[int, str, str]:
-        """The exit code, and what else was printed on both ways."""
-        code = self.process.wait(PATIENCE_S)
-        return code, self._stdout.read(), self._stderr.read()
-
-    def wait_until_deaf(self) -> None:
-        """Returns when new connections are refused: the first thing that a server does when it stops."""
-        at = urlsplit(self.url)
-        patience_ends = time.monotonic() + PATIENCE_S
-        while time.monotonic() < patience_ends:
-            try:
-                socket.create_connection((at.hostname, at.port)).close()
-            except ConnectionError:
-                return
-        raise AssertionError("the command still listens")
-
-
-def environment(**settings: str) -> dict[str, str]:
-    """That of the tests, with these settings and no others."""
-    kept = {name: value for name, value in os.environ.items() if not name.startswith("FLORETTE_")}
-    return kept | settings
-
-
-@contextmanager
-def serving(*flags: str, **settings: str) -> Iterator[Command]:
-    """The command with these flags and environment variables, once it is ready or has failed."""
-    with subprocess.Popen(
-        [sys.executable, "-m", "proxy", "serve", *flags],
-        cwd=ROOT,
-        env=environment(**settings),
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        encoding="utf-8",
-    ) as process:
-        try:
-            yield Command(process)
-        finally:
-            process.kill()
 
 
 # -- it serves ---------------------------------------------------------------------------------------------
