@@ -66,8 +66,8 @@ def is_public(address: Address) -> bool:
 
 
 def address_of(text: str) -> Address | None:
-    """The address that is written so; None for anything else, as for other spellings of IPv4 than the usual one."""
+    """The address that is written so; None for all else: IPv4 in another spelling than the usual, IPv6 with a zone."""
     try:
-        return ip_address(text)
+        return None if "%" in text else ip_address(text)
     except ValueError:
         return None

@@ -38,7 +38,7 @@ class Origin:
     @classmethod
     def of(cls, url: httpx.URL) -> "Origin":
         """The origin of a URL of `read_url`."""
-        return cls(url.scheme, _host(url), url.port or _DEFAULT_PORTS[url.scheme])
+        return cls(url.scheme, _host(url), _DEFAULT_PORTS[url.scheme] if url.port is None else url.port)
 
     def __str__(self) -> str:
         host = f"[{self.host}]" if ":" in self.host else self.host
@@ -63,7 +63,7 @@ def read_url(text: str, params: Mapping[str, Any] | None = None, *, base: httpx.
     host = _host(url)
     if not address_of(host) and (not _NAME.fullmatch(host) or len(host) > _MAX_NAME_CHARS or _NUMBER.fullmatch(host)):
         raise ToolError("The URL cannot be fetched: its host is no name, and no IP address in its usual spelling.")
-    if not 0 < Origin.of(url).port < 65536 or url.port == 0:
+    if not 0 < Origin.of(url).port < 65536:
         raise ToolError("The URL cannot be fetched: there is no such port.")
     return url.copy_with(host=host)
 
@@ -95,10 +95,10 @@ class Allowed:
                     networks.add(ip_network(entry))
                 else:
                     origins.update(_origins(entry))
-            except (ToolError, ValueError) as error:
+            except (ToolError, ValueError):
                 raise ValueError(
-                    f"{entry!r} cannot be allowed; write it as http://10.0.0.5:9000, search.internal:9000 or "
-                    f"10.0.0.0/24. {error}"
+                    f"{entry.rpartition('@')[2]!r} cannot be allowed: write an origin (http://10.0.0.5:9000), "
+                    "a host (search.internal:9000) or a network (10.0.0.0/24)"
                 ) from None
         return cls(frozenset(origins), frozenset(networks))
 
@@ -119,6 +119,6 @@ def _origins(entry: str) -> list[Origin]:
     if "://" in entry:
         return [Origin.of(read_url(entry))]
     if set(entry) & set("?#"):
-        raise ToolError("There must be nothing behind the host and its port.")
+        raise ValueError("there is more than a host and its port")
     host = f"[{entry}]" if address_of(entry) and ":" in entry else entry
     return [Origin.of(read_url(f"{scheme}://{host}")) for scheme in _DEFAULT_PORTS]
