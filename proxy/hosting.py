@@ -68,7 +68,7 @@ class Setup:
     async def _close_if_unused(self) -> None:
         if self._successor is not None and not self._users:
             with anyio.CancelScope(shield=True):
-                await self.executor.toolbox.aclose(but=self._successor)
+                await self.executor.retire(self._successor)
 
 
 @dataclass(frozen=True, slots=True)
@@ -221,7 +221,7 @@ def _names(body: Json) -> set[Any]:
 
 def _declared(body: Json, ours: Sequence[Equipped]) -> Json:
     # Our tools behind the caller's, in the form that the caller uses.
-    functions = [equipped.tool.function for equipped in ours]
+    functions = [equipped.tool.told for equipped in ours]
     own = _entries(body)
     callers = [entry for place, entry in enumerate(_list(body.get("tools"))) if place not in own]
     if body.get("functions"):

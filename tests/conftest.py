@@ -18,6 +18,8 @@ from proxy.app import create_app
 from proxy.config import Config
 from scripted import ScriptedUpstream
 from serving import HANG_S, LoopThread, nobody_listens, serve_app
+from tools.base import TOOL_REGISTRY
+from tools.registry import BUILT_IN
 from witness import Exchange, Witness, complaints
 
 # How long an example takes is the machine's affair: speed is measured in benchmarks.
@@ -104,6 +106,16 @@ def prober(florette: Florette, loop_thread: LoopThread) -> Iterator[Prober]:
         httpx.Client(base_url=florette(upstream=f"{url}/v1", retries=0), timeout=HANG_S) as http,
     ):
         yield Prober(http, parrot)
+
+
+@pytest.fixture
+def registry_as_it_was() -> Iterator[None]:
+    """Tools that the test registers are forgotten behind it; what is built in stays, as its modules are loaded."""
+    before = dict(TOOL_REGISTRY)
+    yield
+    built_in = {name: tool for name, tool in TOOL_REGISTRY.items() if tool.__module__ in BUILT_IN.values()}
+    TOOL_REGISTRY.clear()
+    TOOL_REGISTRY.update(built_in | before)
 
 
 @pytest.fixture(scope="session")

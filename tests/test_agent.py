@@ -70,10 +70,10 @@ def messages_of(sdk: openai.OpenAI, *, stream: bool, **fields: Any) -> list[Json
         **fields,
     }
     if not stream:
-        return list(sdk.chat.completions.create(**request).to_dict()["florette"]["messages"])  # type: ignore[index]
+        return list(sdk.chat.completions.create(**request).to_dict()["florette"]["messages"])
     told = [chunk.to_dict().get("florette") for chunk in sdk.chat.completions.create(stream=True, **request)]
     [florette] = [each for each in told if each]
-    return list(florette["messages"])  # type: ignore[index]
+    return list(florette["messages"])
 
 
 # -- rounds ------------------------------------------------------------------------------------------------

@@ -11,14 +11,14 @@ import psutil
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from tools.cache import ToolCache
-from tools.stores import open_store
 
 from misbehaving import PIXEL, Echo, Greet, Scripted, Watched
 from tools.base import TOOL_REGISTRY, BaseTool, RetryableToolError, ToolContext, ToolError
+from tools.cache import ToolCache
 from tools.context import AttachedFile
 from tools.executor import Call, Executor, Result, shortened
 from tools.settings import ToolEntry, Wishes
+from tools.stores import open_store
 from tools.toolbox import Toolbox
 from tools.workers import Workers
 
@@ -79,6 +79,20 @@ async def test_a_process_is_used_again(workers: Workers) -> None:
     assert len({(await result_of(executor, call("process_id"))).text for _ in range(3)}) == 1
 
 
+async def test_a_process_is_never_used_for_another_tool(workers: Workers) -> None:
+    """A tool that is made anew may get the place in memory of one that has gone."""
+    for _ in range(5):
+        assert (await result_of(executor_of(workers, "process_id"), call("process_id"))).text.isdigit()
+        assert (await result_of(executor_of(workers, Echo()), call("echo", text="mine"))).text == "mine"
+
+
+async def test_a_tool_that_has_gone_leaves_no_process(workers: Workers) -> None:
+    executor = executor_of(workers, "process_id")
+    pid = int((await result_of(executor, call("process_id"))).text)
+    await executor.retire(Toolbox())
+    assert not psutil.pid_exists(pid)
+
+
 async def test_results_come_in_the_order_of_the_calls(workers: Workers) -> None:
     last_first = [asyncio.Event() for _ in range(3)]
 
@@ -124,11 +138,11 @@ async def test_what_cannot_be_kept_is_told_to_the_model(workers: Workers) -> Non
         raise ToolError("There is no room for more files.")
 
     drawn = await result_of(executor_of(workers, "draw"), call("draw"), keep=full)
-    assert drawn.status == "ok"
+    assert drawn.status == "ok", drawn
     assert drawn.text.startswith("a dot\n")
     assert drawn.text.count("There is no room for more files.") == 2
     flooded = await result_of(executor_of(workers, "flood"), call("flood", characters=50_000), keep=full)
-    assert flooded.status == "ok"
+    assert flooded.status == "ok", flooded
     assert "There is no room for more files." in flooded.text
 
 
@@ -392,7 +406,7 @@ async def test_progress_is_told_as_it_comes(workers: Workers) -> None:
 async def test_a_tools_options_reach_its_process(workers: Workers) -> None:
     made = executor_of(workers, Greet(greeting="Hello"))
     assert (await result_of(made, call("greet", text="Ada"))).text == "Hello, Ada!"
-    configured = Executor(Toolbox.of([ToolEntry(name="greet", **{"greeting": "Moin", "timeout_s": 20})]), workers)
+    configured = Executor(Toolbox.of([ToolEntry.model_validate({"name": "greet", "greeting": "Moin"})]), workers)
     assert (await result_of(configured, call("greet", text="Ada"))).text == "Moin, Ada!"
 
 

@@ -17,11 +17,11 @@ import openai
 import pytest
 from pydantic import BaseModel
 
+from commanding import serving
 from conftest import Florette
 from scripted import ScriptedUpstream
 from serving import HANG_S
 from steps import DONE, Chunks, Fails, Says, event
-from test_cli import serving
 from test_openai_sdk import Reply, fold, replies, tool
 from vllm_shapes import chunk, error
 

@@ -141,3 +141,51 @@ def test_the_demo_upstream_plays_it_as_the_model_did(florette: Florette, loop_th
         openai.OpenAI(base_url=florette(upstream=f"{demo}/v1") + "/v1", api_key="none", max_retries=0) as sdk,
     ):
         assert as_printed(play(sdk, ask)) == PRINTED
+
+
+# -- the tool runs here ------------------------------------------------------------------------------------
+
+#: As the post gives it to Qwen-Agent: the tool's own file, and an agent that has it.
+HOSTED: Json = {
+    "tools": [{"file": str(Path(__file__).parent.parent / "docs/my_image_gen.py")}],
+    "models": {"painter": {"upstream_model": "Qwen2-0.5B-Instruct", "tools": ["my_image_gen"]}},
+}
+
+
+@pytest.mark.usefixtures("registry_as_it_was")
+@pytest.mark.parametrize("stream", [False, True], ids=["whole", "streamed"])
+def test_the_demo_upstream_and_the_tool_give_the_three_messages_in_one_request(
+    florette: Florette, loop_thread: LoopThread, stream: bool
+) -> None:
+    request: Json = {
+        "model": "painter",
+        "messages": [ASKED],
+        "extra_body": {"florette": {"messages": True}},
+        "stream": stream,
+    }
+    with (
+        serve_app(create_demo(), loop_thread) as demo,
+        openai.OpenAI(base_url=florette(upstream=f"{demo}/v1", **HOSTED) + "/v1", api_key="none", max_retries=0) as sdk,
+    ):
+        answer: Any = sdk.chat.completions.create(**request)
+        chunks = [chunk.to_dict() for chunk in answer] if stream else [answer.to_dict()]
+    [told] = [chunk["florette"]["messages"] for chunk in chunks if "florette" in chunk]
+    made, result, said = told
+    [call] = made.pop("tool_calls")
+    assert result.pop("tool_call_id") == call["id"]
+    named = {**result, "role": "function", "name": call["function"]["name"]}
+    assert as_printed([{**made, "function_call": call["function"]}, named, said]) == PRINTED
+    deltas = [choice["delta" if stream else "message"] for chunk in chunks for choice in chunk["choices"]]
+    assert "".join(delta.get("content") or "" for delta in deltas) == PRINTED[2]["content"]
+
+
+@pytest.mark.usefixtures("registry_as_it_was")
+def test_the_prompts_are_those_of_the_log_where_the_tool_runs_here(
+    florette: Florette, upstream: ScriptedUpstream
+) -> None:
+    upstream.script(*map(Says, MODEL_SAID))
+    with openai.OpenAI(base_url=florette(**HOSTED) + "/v1", api_key="none", max_retries=0) as sdk:
+        asked_for: Any = {"model": "painter", "messages": [ASKED], "parallel_tool_calls": False}
+        sdk.chat.completions.create(**asked_for)
+    asked = [received.json for received in upstream.received]
+    assert [chatml(body["messages"]) for body in asked] == [logged_prompt(1), logged_prompt(2)]

@@ -2,7 +2,6 @@
 
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -10,9 +9,11 @@ import pytest
 
 import misbehaving
 from tools.base import TOOL_REGISTRY
+from tools.executor import Executor
 from tools.registry import BUILT_IN, UnknownTool, get_tool, load_file, offered
 from tools.settings import ENTRIES, Settings, ToolEntry, Wishes
 from tools.toolbox import Toolbox, ToolboxError
+from tools.workers import Workers
 
 GREET = {"name": "greet", "greeting": "Hello"}
 
@@ -26,12 +27,7 @@ def my_{name}(a: int) -> int:
 '''
 
 
-@pytest.fixture(autouse=True)
-def _registry_as_it_was() -> Iterator[None]:
-    before = dict(TOOL_REGISTRY)
-    yield
-    TOOL_REGISTRY.clear()
-    TOOL_REGISTRY.update(before)
+pytestmark = pytest.mark.usefixtures("registry_as_it_was")
 
 
 def boxed(*entries: Any, **environment: str) -> Toolbox:
@@ -211,9 +207,10 @@ async def test_what_is_configured_as_before_is_the_same_tool_and_stays_open() ->
     assert same.tools["held"].tool is first.tools["held"].tool
     assert same.tools["held"].settings.timeout_s == 9
     assert other.tools["held"].tool is not first.tools["held"].tool
-    await first.aclose(but=same)
+    workers = Workers()
+    await Executor(first, workers).retire(same)
     assert closed == []
-    await same.aclose(but=other)
+    await Executor(same, workers).retire(other)
     assert closed == ["{'greeting': 'a'}"]
 
 

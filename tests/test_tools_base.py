@@ -2,7 +2,6 @@
 
 import json
 import uuid
-from collections.abc import Iterator
 from datetime import date
 from typing import Annotated, Any, Literal
 
@@ -30,12 +29,7 @@ from tools.registry import get_tool
 CITY = {"name": "city", "type": "string", "description": "A city", "required": True}
 
 
-@pytest.fixture(autouse=True)
-def _registry_as_it_was() -> Iterator[None]:
-    before = dict(TOOL_REGISTRY)
-    yield
-    TOOL_REGISTRY.clear()
-    TOOL_REGISTRY.update(before)
+pytestmark = pytest.mark.usefixtures("registry_as_it_was")
 
 
 # -- classes -----------------------------------------------------------------------------------------------

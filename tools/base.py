@@ -13,7 +13,7 @@ Source: Qwen-Agent's `qwen_agent/tools/base.py` for the names; a duplicate name 
 import inspect
 import re
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property
 from typing import Any, ClassVar, TypeVar
 
@@ -114,6 +114,12 @@ class BaseTool(ABC):
     def function(self) -> dict[str, Any]:
         """The tool as OpenAI's `function` object."""
         return {"name": self.name, "description": self.description, "parameters": self.schema}
+
+    @property
+    def told(self) -> dict[str, Any]:
+        """The same with the parameters in the form that their author chose, which Qwen-Agent's prompt keeps."""
+        listed = not isinstance(self.parameters, Mapping) and len(self.parameters) > 0
+        return {**self.function, **({"parameters": list(self.parameters)} if listed else {})}
 
     @cached_property
     def schema(self) -> dict[str, Any]:

@@ -100,6 +100,12 @@ class Executor:
         self._places = asyncio.Semaphore(concurrency)
         self._places_of: WeakKeyDictionary[BaseTool, asyncio.Semaphore] = WeakKeyDictionary()
 
+    async def retire(self, successor: Toolbox) -> None:
+        """Closes the tools, but for those that the successor holds, too; none of them is called any more."""
+        for tool in self.toolbox.without(successor):
+            await self._workers.forget(tool)
+            await tool.aclose()
+
     async def run(self, calls: Sequence[Call], context: ToolContext, *, keep: Keep = _keep_nothing) -> list[Result]:
         """The results of the calls, which run side by side, in the order of the calls."""
         async with asyncio.TaskGroup() as group:

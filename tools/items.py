@@ -38,7 +38,7 @@ class FileItem:
 ContentItem = TextItem | ImageItem | FileItem
 
 #: What a call may return: text, items, or anything that JSON can hold.
-ToolOutput = str | Sequence[ContentItem] | Mapping[str, Any] | Sequence[Any] | int | float | bool | None
+ToolOutput = str | ContentItem | Sequence[ContentItem] | Mapping[str, Any] | Sequence[Any] | int | float | bool | None
 
 
 def as_items(output: ToolOutput) -> list[ContentItem]:

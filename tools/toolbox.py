@@ -68,12 +68,10 @@ class Toolbox:
             }
         )
 
-    async def aclose(self, but: "Toolbox | None" = None) -> None:
-        """Closes the tools, but for those that the other toolbox holds, too."""
-        kept = {id(equipped.tool) for equipped in but.tools.values()} if but else set()
-        for equipped in self.tools.values():
-            if id(equipped.tool) not in kept:
-                await equipped.tool.aclose()
+    def without(self, other: "Toolbox") -> list[BaseTool]:
+        """The tools that the other toolbox does not hold, too."""
+        kept = {equipped.tool for equipped in other.tools.values()}
+        return [equipped.tool for equipped in self.tools.values() if equipped.tool not in kept]
 
 
 def _equip(

@@ -49,14 +49,15 @@ class Workers:
 
     def __init__(self, environment: Mapping[str, str] | None = None) -> None:
         self._environment = environment
-        self._idle: dict[int, list[_Process]] = defaultdict(list)
+        # By the tool itself: an id would be given to another one when the tool has gone.
+        self._idle: dict[BaseTool, list[_Process]] = defaultdict(list)
         self._ending: set[asyncio.Task[None]] = set()
 
     async def run(
         self, tool: BaseTool, options: Mapping[str, Any], params: str, context: ToolContext
     ) -> list[ContentItem]:
         """The result of one call. Raises what the tool raises of ToolErrors; ToolBug for anything else."""
-        idle = self._idle[id(tool)]
+        idle = self._idle[tool]
         process = idle.pop() if idle else await _Process.start(tool, options, self._environment)
         try:
             answer = await process.call(params, context)
@@ -71,7 +72,7 @@ class Workers:
 
     async def forget(self, tool: BaseTool) -> None:
         """Ends the idle processes of a tool that is not called any more."""
-        for process in self._idle.pop(id(tool), []):
+        for process in self._idle.pop(tool, []):
             self._end(process)
         await self._settle()
 
