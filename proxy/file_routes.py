@@ -50,6 +50,14 @@ _HEADERS = {
 #: A page of another origin may show it; whoever has no key or link gets none.
 _IMAGE_HEADERS = {"cross-origin-resource-policy": "cross-origin"}
 
+#: What the store says -> what its caller is told, and what of the request is at fault.
+_OURS: dict[type[FileError], tuple[type[InvalidRequest], str]] = {
+    NoSuchFile: (FileNotFound, "id"),
+    FileTooLarge: (RequestTooLarge, "file"),
+    QuotaExceeded: (QuotaReached, "file"),
+    FileError: (InvalidRequest, "file"),
+}
+
 
 def is_signed_link(scope: Scope) -> bool:
     """Whether a file's content is asked for by a signature, which the route will check, instead of a key."""
@@ -156,21 +164,10 @@ def _in_our_errors(route: Route) -> Route:
         try:
             return await route(request)
         except FileError as error:
-            raise _as_ours(error) from None
+            ours, param = _OURS[type(error)]
+            raise ours(error.message, param=param) from None
         except (OSError, sqlite3.Error):
             logger.exception("the files cannot be reached")
             raise FloretteError("The files cannot be reached; the server's log has the details.") from None
 
     return telling
-
-
-def _as_ours(error: FileError) -> FloretteError:
-    match error:
-        case NoSuchFile():
-            return FileNotFound(error.message, param="id")
-        case FileTooLarge():
-            return RequestTooLarge(error.message, param="file")
-        case QuotaExceeded():
-            return QuotaReached(error.message, param="file")
-        case _:
-            return InvalidRequest(error.message, param="file")

@@ -14,8 +14,9 @@ import secrets
 import sqlite3
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager, suppress
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 from tools.stored_file import FileError, NoSuchFile, QuotaExceeded, StoredFile
 
@@ -29,7 +30,7 @@ _STALE_S = 3600
 _REMEMBERED_S = 86_400
 
 _SCHEMA = """
-CREATE TABLE IF NOT EXISTS files (
+CREATE TABLE files (
     id TEXT NOT NULL UNIQUE,
     owner TEXT NOT NULL,
     name TEXT NOT NULL,
@@ -42,10 +43,10 @@ CREATE TABLE IF NOT EXISTS files (
     touched_at REAL NOT NULL,
     seq INTEGER PRIMARY KEY AUTOINCREMENT
 );
-CREATE INDEX IF NOT EXISTS files_of_owner ON files (owner);
-CREATE VIEW IF NOT EXISTS living AS
+CREATE INDEX files_of_owner ON files (owner);
+CREATE VIEW living AS
     SELECT *, coalesce(expires_at, 9e18) AS ends_at FROM files WHERE state != 'gone';
-CREATE TABLE IF NOT EXISTS secrets (name TEXT PRIMARY KEY, secret BLOB NOT NULL);
+CREATE TABLE secrets (name TEXT PRIMARY KEY, secret BLOB NOT NULL);
 """
 
 #: So many columns of a row, the first ones, are those of a StoredFile.
@@ -59,14 +60,12 @@ class FileIndex:
     """
 
     def __init__(self, path: Path, *, quota_bytes: int, max_files: int) -> None:
-        # Made here, since SQLite would let others read it.
-        path.touch(mode=0o600)
+        if not path.exists():
+            _make(path)
         self._quota_bytes = quota_bytes
         self._max_files = max_files
         self._lock = threading.Lock()
-        self._db = sqlite3.connect(path, timeout=_BUSY_TIMEOUT_S, isolation_level=None, check_same_thread=False)
-        self._db.execute("PRAGMA journal_mode = WAL")
-        self._db.executescript(_SCHEMA)
+        self._db = _connected(path)
 
     def close(self) -> None:
         """Nothing can be asked any more."""
@@ -188,6 +187,24 @@ class FileIndex:
         if row is None:
             raise NoSuchFile(file_id)
         return int(row[0])
+
+
+def _make(path: Path) -> None:
+    # Elsewhere, and then put in place whole: of processes that begin together, one would find the database locked
+    # while another one switches its journal, and that is not waited for.
+    with TemporaryDirectory(prefix="new-", dir=path.parent) as directory:
+        made = Path(directory, path.name)
+        # SQLite would let others read it.
+        made.touch(mode=0o600)
+        with closing(_connected(made)) as db:
+            db.execute("PRAGMA journal_mode = WAL")
+            db.executescript(_SCHEMA)
+        with suppress(FileExistsError):
+            path.hardlink_to(made)
+
+
+def _connected(path: Path) -> sqlite3.Connection:
+    return sqlite3.connect(path, timeout=_BUSY_TIMEOUT_S, isolation_level=None, check_same_thread=False)
 
 
 def _kept(db: sqlite3.Connection, file: StoredFile, now: float) -> tuple[int, int]:

@@ -33,7 +33,7 @@ def plain_name(given: str) -> str:
 
 
 def _is_name(segment: str) -> bool:
-    return bool(segment.strip().strip("."))
+    return any(char != "." and not char.isspace() for char in segment)
 
 
 def _cut(name: str) -> str:

@@ -76,8 +76,11 @@ class FileStore:
         incoming = IncomingFile(file, root, self.max_file_bytes, self._now)
         try:
             await run_sync(incoming.begin)
-            async for piece in _pieces(data):
-                await run_sync(incoming.add, piece)
+            if isinstance(data, bytes):
+                await run_sync(incoming.add, data)
+            else:
+                async for piece in data:
+                    await run_sync(incoming.add, piece)
             return await run_sync(incoming.finish)
         except BaseException:
             with anyio.CancelScope(shield=True):
@@ -145,7 +148,8 @@ class FileStore:
 
     async def sweep(self) -> None:
         """Removes what has expired, and blobs that belong to no file. The first use and `create` see to that, too."""
-        await self._with(lambda root: root.sweep(self._now()))
+        if self._path or self._root:
+            await self._with(lambda root: root.sweep(self._now()))
 
     async def aclose(self) -> None:
         """Closes the store for good."""
@@ -188,11 +192,3 @@ class FileStore:
                 self._root = None
             if self._own:
                 shutil.rmtree(self._own)
-
-
-async def _pieces(data: bytes | AsyncIterator[bytes]) -> AsyncIterator[bytes]:
-    if isinstance(data, bytes):
-        yield data
-    else:
-        async for piece in data:
-            yield piece
