@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import anyio
+from pydantic import BaseModel, ConfigDict, ValidationError
 
 from proxy.auth import Caller
 from proxy.errors import InvalidRequest, ToolForbidden
@@ -71,16 +72,30 @@ class Setup:
                 await self.executor.retire(self._successor)
 
 
+class Tells(BaseModel):
+    """The field `florette` of a request: what a caller wants to be told of tools that run here.
+
+    `events`: each call, its progress and its result, as they come; `messages`: all messages of the answer, at its end.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    events: bool = False
+    messages: bool = False
+
+
 @dataclass(frozen=True, slots=True)
 class Hosted:
     """A request as a turn reads it. `ours` are the tools that are run here, with what the request sets of each.
 
-    `body` names the model as the upstream does, `request` as the caller does.
+    `tells` is what the caller wants to know of them. `body` names the model as the upstream does, `request` as the
+    caller does.
     """
 
     request: ChatRequest
     body: Json
     ours: Mapping[str, Wishes]
+    tells: Tells
     files: tuple[AttachedFile, ...]
     setup: Setup
 
@@ -125,7 +140,7 @@ class Hosting:
         request = read_request({**sent, "model": body.get("model")})
         if ours and (request.n or 1) > 1:
             raise InvalidRequest("'n' must be 1 where tools are run here: each choice would run them.", param="n")
-        return Hosted(request, sent, ours, tuple(files.values()), setup)
+        return Hosted(request, sent, ours, _tells(body), tuple(files.values()), setup)
 
     def _alias(self, body: Json) -> Alias | None:
         model = body.get("model")
@@ -201,6 +216,16 @@ def with_aliases(told: Any, aliases: Mapping[str, Alias]) -> Any:
 
 def _list(value: Any) -> list[Any]:
     return value if isinstance(value, list) else []
+
+
+def _tells(body: Json) -> Tells:
+    try:
+        return Tells.model_validate(body.get("florette") or {})
+    except ValidationError as error:
+        first = error.errors(include_url=False, include_input=False)[0]
+        param = ".".join(("florette", *map(str, first["loc"])))
+        known = ", ".join(map(repr, Tells.model_fields))
+        raise InvalidRequest(f"Invalid value for '{param}': there are {known}, true or false.", param=param) from None
 
 
 def _entries(body: Json) -> dict[int, Json]:

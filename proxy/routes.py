@@ -277,8 +277,8 @@ def _style(request: ChatRequest, hosted: Hosted | None, service: Service) -> Sty
         tells_usage=request.wants_usage or not request.stream,
         model=request.model or "",
         is_alias=hosted is not None,
-        tells_tools=request.tells.events,
-        tells_dialog=request.tells.messages,
+        tells_tools=hosted is not None and hosted.tells.events,
+        tells_dialog=hosted is not None and hosted.tells.messages,
     )
 
 

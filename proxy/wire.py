@@ -212,18 +212,6 @@ class StreamOptions(Open):
     continuous_usage_stats: bool | None = None
 
 
-class FloretteOptions(BaseModel):
-    """The field `florette` of a request: what a caller wants to be told of tools that run here.
-
-    `events`: each call, its progress and its result, as they come; `messages`: all messages of the answer, at its end.
-    """
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-    events: bool = False
-    messages: bool = False
-
-
 @dataclass(frozen=True, slots=True)
 class Choice:
     """`tool_choice`: auto, none, required, or the tool that must be called (mode `named`)."""
@@ -249,7 +237,6 @@ class ChatRequest(Open):
     include_stop_str_in_output: bool | None = None
     modalities: Any = None
     response_format: Any = None
-    florette: FloretteOptions | None = None
 
     @cached_property
     def declared(self) -> list[Tool]:
@@ -323,11 +310,6 @@ class ChatRequest(Open):
     def wants_each_usage(self) -> bool:
         """True if each chunk is to carry the usage so far (vLLM's own option)."""
         return bool(self.stream_options and self.stream_options.continuous_usage_stats)
-
-    @property
-    def tells(self) -> FloretteOptions:
-        """What is to be told of tools that run here."""
-        return self.florette or FloretteOptions()
 
     def going_on(self, messages: Sequence[Message], mode: Literal["auto", "none"]) -> "ChatRequest":
         """The same request with other messages, and none of its demands for a call: the model has made one."""

@@ -40,6 +40,14 @@ BREAKS = {"": 40, "status": 1, "cut": 1}
 MADE: Counter[str] = Counter()
 
 
+@register_tool("act_late")
+async def act_late(call: str, how: str) -> str:
+    """Never ends."""
+    MADE[call] += 1
+    await asyncio.Event().wait()
+    return how
+
+
 @register_tool("act")
 async def act(call: str, how: str, context: ToolContext) -> str:
     """Acts as the plan says."""
@@ -52,8 +60,6 @@ async def act(call: str, how: str, context: ToolContext) -> str:
                 raise RetryableToolError("busy")
         case "bug":
             raise KeyError(call)
-        case "late":
-            await asyncio.Event().wait()
         case "flood":
             return f"[{call}]" + "x" * 50_000
         case "chatter":
@@ -115,7 +121,7 @@ class Plan:
 
 
 def _written(whose: str, call: str, how: str) -> str:
-    name = "nobodys" if how == "unknown" and whose == "act" else whose
+    name = {"unknown": "nobodys", "late": "act_late"}.get(how, whose) if whose == "act" else whose
     arguments: Json = {"call": call, "how": how}
     if how == "invalid" and whose == "act":
         arguments = {"call": call, "how": [1]}
@@ -221,8 +227,8 @@ async def test_none_hangs_none_loses_or_doubles_a_call_and_each_ends(
         url = florette(
             upstream=f"{upstream}/v1",
             retries=0,
-            tools=[{"name": "act", "timeout_s": 0.4, "max_concurrency": 100}],
-            models={"assistant": {"upstream_model": "m", "tools": ["act"]}},
+            tools=["act", {"name": "act_late", "timeout_s": 0.1}],
+            models={"assistant": {"upstream_model": "m", "tools": ["act", "act_late"]}},
         )
         waiting = list(plans.values())
         ended: dict[int, str] = {}

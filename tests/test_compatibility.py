@@ -181,7 +181,8 @@ FURTHER: Mapping[str, Mapping[str, Json]] = {
     "Florette's own fields": {
         f"tools[].function.{name}": {"tools": [{"type": "function", "function": {"name": "f", name: "f_in_prompts"}}]}
         for name in ("name_for_model", "name_for_human", "args_format")
-    },
+    }
+    | {"florette": {"florette": {"events": True}}},
 }
 
 
