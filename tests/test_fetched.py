@@ -104,7 +104,8 @@ async def test_a_body_that_cannot_be_unpacked_is_an_error(encoding: str, body: b
 
 
 async def test_what_stands_behind_a_packed_body_is_ignored_as_browsers_do() -> None:
-    async with web({"/": Answers(gzip.compress(b"hello", mtime=0) + b"\0\0", headers={"content-encoding": "gzip"})}) as internet:
+    packed = gzip.compress(b"hello", mtime=0) + b"\0\0"
+    async with web({"/": Answers(packed, headers={"content-encoding": "gzip"})}) as internet:
         assert (await internet.egress.get("http://example.test/")).body == b"hello"
 
 
