@@ -469,8 +469,9 @@ async def test_a_request_can_do_without_the_cache(workers: Workers) -> None:
     [
         ToolContext(caller="bob"),
         ToolContext(caller="ada", files=(AttachedFile("file-1", "a.txt", 1, "another hash", Path()),)),
+        ToolContext(caller="ada", files=(AttachedFile("file-1", "b.txt", 1, "a hash", Path()),)),
     ],
-    ids=["another caller", "another file"],
+    ids=["another caller", "another file", "another name"],
 )
 async def test_what_is_private_depends_on_who_asks_and_on_the_files(workers: Workers, other: ToolContext) -> None:
     class Private(Cacheable):

@@ -221,6 +221,12 @@ def test_arguments_are_filled_up_with_defaults() -> None:
     assert validated({"a": 7}, schema) == {"a": 7}
 
 
+@pytest.mark.parametrize("params", ['{"a": NaN}', '{"a": -Infinity}'])
+def test_what_only_python_takes_for_json_is_none(params: str) -> None:
+    with pytest.raises(InvalidArguments, match="not valid JSON"):
+        parse(params)
+
+
 @pytest.mark.parametrize("params", ["", "{}", "  {} "])
 def test_no_arguments_are_an_empty_object(params: str) -> None:
     assert parse(params) == {}

@@ -154,9 +154,7 @@ class Executor:
         tool = equipped.tool
         if self._cache is None or not (tool.cacheable and settings.cache_enabled):
             return await self._tried(call, equipped, settings, context), False
-        scope = (
-            CacheScope(context.caller, tuple(file.sha256 for file in context.files)) if tool.private else CacheScope()
-        )
+        scope = _scope(context) if tool.private else CacheScope()
         key = self._cache.key(tool.name, tool.version, equipped.digest, arguments, scope)
         return await self._cache.through(
             key, settings.cache_ttl_s, lambda: self._tried(call, equipped, settings, context)
@@ -198,6 +196,11 @@ class Executor:
             cancelled.set()
             if not running.done():
                 await _ended(running, tool.name)
+
+
+def _scope(context: ToolContext) -> CacheScope:
+    # The name, too: by it a model tells which file it means.
+    return CacheScope(context.caller, tuple(f"{file.id} {file.name} {file.sha256}" for file in context.files))
 
 
 async def _called(tool: BaseTool, call: Call, context: ToolContext) -> list[ContentItem]:

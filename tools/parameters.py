@@ -65,12 +65,16 @@ def parse(params: str | Mapping[str, Any]) -> dict[str, Any]:
     if isinstance(params, Mapping):
         return dict(params)
     try:
-        given = json.loads(params or "{}")
+        given = json.loads(params or "{}", parse_constant=_no_constant)
     except (ValueError, RecursionError):
         raise InvalidArguments("The arguments are not valid JSON; write one JSON object.") from None
     if not isinstance(given, dict):
         raise InvalidArguments("The arguments must be one JSON object.")
     return given
+
+
+def _no_constant(name: str) -> None:
+    raise ValueError(f"{name} is no JSON")
 
 
 def validated(params: str | Mapping[str, Any], schema: Schema) -> dict[str, Any]:

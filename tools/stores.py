@@ -10,10 +10,10 @@ Source: SQLAlchemy's "Database URLs" for SQLite's, redis-py's `from_url` for tho
 
 import time
 from collections.abc import Callable
+from importlib import import_module
 from pathlib import Path
 
 from tools.memory_store import MemoryStore
-from tools.redis_store import RedisStore
 from tools.sqlite_store import SqliteStore
 from tools.storing import Store, StoreError
 
@@ -27,7 +27,7 @@ _REDIS = ("redis://", "rediss://", "unix://")
 def checked_url(url: str) -> str:
     """The URL, if it is one of a store; nothing is opened. ValueError if it is none, without what may be a password."""
     if url.startswith(_REDIS):
-        RedisStore(url)
+        _redis(url)
     elif url != _MEMORY and not (url.startswith(_SQLITE) and url != _SQLITE):
         raise ValueError("a store's URL is 'memory:', 'sqlite:///path.db' or 'redis://host:port/0'")
     return url
@@ -44,4 +44,10 @@ def open_store(url: str, *, max_bytes: int, now: Callable[[], float] = time.time
         return MemoryStore(max_bytes, now)
     if url.startswith(_SQLITE):
         return SqliteStore(Path(url.removeprefix(_SQLITE)), max_bytes, now)
-    return RedisStore(url)
+    return _redis(url)
+
+
+def _redis(url: str) -> Store:
+    # Its library takes a tenth of a second to load, so it is loaded where there is a Redis.
+    store: Store = import_module("tools.redis_store").RedisStore(url)
+    return store
