@@ -14,6 +14,7 @@ from urllib.parse import urlsplit
 
 import yaml
 from pydantic import (
+    AfterValidator,
     BaseModel,
     ConfigDict,
     Field,
@@ -28,6 +29,7 @@ from pydantic import (
 from proxy.prompting import Prompting
 from tools.egress import Egress
 from tools.settings import ToolEntry
+from tools.stores import checked_url
 
 _PREFIX = "FLORETTE_"
 
@@ -104,7 +106,7 @@ class Model(Prompting):
 
 
 #: Where small values are kept: in memory, in a file of SQLite's, or in Redis.
-_StoreUrl = Annotated[str, Field(pattern=r"^(memory:|sqlite:///.+|rediss?://.+)$")]
+_StoreUrl = Annotated[str, AfterValidator(checked_url)]
 
 
 class Config(Prompting):

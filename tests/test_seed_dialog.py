@@ -169,7 +169,7 @@ def test_the_demo_upstream_and_the_tool_give_the_three_messages_in_one_request(
     ):
         answer: Any = sdk.chat.completions.create(**request)
         chunks = [chunk.to_dict() for chunk in answer] if stream else [answer.to_dict()]
-    told: Any
+    chunks: Any
     [told] = [chunk["florette"]["messages"] for chunk in chunks if "florette" in chunk]
     made, result, said = told
     [call] = made.pop("tool_calls")
