@@ -10,7 +10,9 @@ tools. When the caller leaves, the turn and the tools are cancelled.
 """
 
 import asyncio
+import logging
 import secrets
+import sqlite3
 from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass
@@ -36,6 +38,8 @@ from tools.context import Language, ToolContext
 from tools.errors import ToolError
 from tools.executor import Result, shortened
 from tools.files import FileError, FileStore
+
+logger = logging.getLogger(__name__)
 
 #: Ends by which nothing is complete that is not: no further turn would mend that.
 _CUT_OFF = ("length", "content_filter")
@@ -114,8 +118,17 @@ class _Answer:
             language=self._language,
             egress=agent.egress,
         )
+        allowed = hosted.request.allowed
+        offered = {name: wishes for name, wishes in hosted.ours.items() if allowed is None or name in allowed}
         self._running = Running(
-            hosted.setup.executor, context, hosted.ours, self._keep, self._inbox, agent.bounds, agent.clock
+            hosted.setup.executor,
+            context,
+            offered,
+            self._keep,
+            self._inbox,
+            agent.bounds,
+            agent.clock,
+            tells=hosted.tells.events,
         )
         self._pump: asyncio.Task[None] | None = None
         self._dialog: list[dict[str, Any]] = []
@@ -226,9 +239,12 @@ class _Answer:
     async def _keep(self, name: str, data: bytes) -> str:
         try:
             stored = await self._agent.files.create(self._asker.name, name, "assistants_output", data)
+            return await self._asker.link(stored.id)
         except FileError as error:
             raise ToolError(error.message) from None
-        return await self._asker.link(stored.id)
+        except (OSError, sqlite3.Error) as error:
+            logger.error("a file of a tool cannot be kept: %s", error)
+            raise ToolError("The server has no room for files.") from None
 
     def _next(self, *, last: bool) -> ChatRequest:
         if not last:
@@ -241,10 +257,21 @@ class _Answer:
 
     def _rest(self, body: Mapping[str, Any]) -> dict[str, Any]:
         written = int((self._tally.usage or {}).get("completion_tokens") or 0)
-        return {**body, **{name: body[name] - written for name in _LENGTHS if isinstance(body.get(name), int)}}
+        return {
+            **body,
+            **{name: length - written for name in _LENGTHS if (length := _length(body.get(name))) is not None},
+        }
 
     def _written_out(self, body: Mapping[str, Any]) -> bool:
-        return any(isinstance(body.get(name), int) and body[name] <= 0 for name in _LENGTHS)
+        return any((length := _length(body.get(name))) is not None and length <= 0 for name in _LENGTHS)
+
+
+def _length(given: Any) -> int | None:
+    # vLLM takes "50" and 50.0, too; what it refuses it is to see as it came.
+    try:
+        return None if isinstance(given, bool) or given is None or int(given) != float(given) else int(given)
+    except (TypeError, ValueError, OverflowError):
+        return None
 
 
 def _tokens(usage: Mapping[str, Any] | None) -> int:

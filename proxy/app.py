@@ -4,6 +4,7 @@ import asyncio
 import logging
 import secrets
 import time
+from collections import Counter
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 
@@ -29,6 +30,7 @@ from proxy.running import Bounds
 from proxy.turns import Profile
 from proxy.upstream import Patience, Upstream, aiohttp_transport
 from proxy.windows import Windows
+from tools.base import BaseTool
 from tools.cache import ToolCache
 from tools.egress import Egress
 from tools.executor import Executor
@@ -92,14 +94,14 @@ def create_app(
         setup = hands.setup(new, before=hosting.setup)
         profiles.read(new)
         before, hosting.setup = hosting.setup, setup
-        await before.retire(setup.executor.toolbox)
+        await before.retire()
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
         # Whatever is wrong with the directory is told at once.
         await files.sweep()
         yield
-        await hosting.setup.retire(Toolbox())
+        await hosting.setup.retire()
         await hands.aclose()
         await agent.egress.aclose()
         await files.aclose()
@@ -147,6 +149,7 @@ class _Hands:
 
     def __init__(self, config: Config, environment: ToolEnvironment) -> None:
         self._variables = environment.variables
+        self._holders: Counter[BaseTool] = Counter()
         self._workers = Workers(environment.for_processes)
         self._results = open_store(config.tool_cache, max_bytes=config.tool_cache_max_bytes)
         self.state = open_store(config.tool_state, max_bytes=_STATE_BYTES)
@@ -169,7 +172,7 @@ class _Hands:
             if missing := next((tool for tool in model.tools if tool not in known), None):
                 raise ConfigError(f"Config key 'models.{alias}.tools': there is no {missing!r} in 'tools'.")
         executor = Executor(toolbox, self._workers, ToolCache(self._results), concurrency=config.tool_concurrency)
-        return Setup(executor, aliases)
+        return Setup(executor, aliases, self._holders)
 
     async def aclose(self) -> None:
         """Ends the processes, and closes what is kept."""
@@ -229,6 +232,7 @@ def _patience(config: Config) -> Patience:
 def _bounds(config: Config) -> Bounds:
     return Bounds(
         rounds=config.agent_rounds,
+        calls=config.agent_calls,
         time_s=config.agent_time_s,
         tool_time_s=config.agent_tool_time_s,
         tokens=config.agent_tokens,

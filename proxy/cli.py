@@ -272,6 +272,8 @@ async def _run_proxy(
             logger.warning("the tools and models of the configuration were read anew")
         except ConfigError as error:
             logger.error("the configuration stays as it was: %s", error)
+        except Exception:
+            logger.exception("the configuration stays as it was, because of a bug")
 
     def stop() -> None:
         if server.should_exit:

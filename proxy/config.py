@@ -33,6 +33,9 @@ from tools.stores import checked_url
 
 _PREFIX = "FLORETTE_"
 
+#: Options of tools that are paths.
+_PATHS = ("file", "directory", "document")
+
 
 class ConfigError(Exception):
     """The configuration cannot be used; the message names the key and what is wrong with it."""
@@ -161,6 +164,7 @@ class Config(Prompting):
         tuple[str, ...], Field(max_length=1000, description="Private addresses that tools may reach.")
     ] = ()
     agent_rounds: Annotated[int, Field(ge=1, le=1000, description="Rounds of calls in one answer.")] = 10
+    agent_calls: Annotated[int, Field(ge=1, le=100_000, description="Calls in one answer.")] = 100
     agent_time_s: Annotated[float, Field(gt=0, le=86_400, description="Time of an answer in which tools run.")] = 600.0
     agent_tool_time_s: Annotated[float, Field(gt=0, le=86_400, description="Time of it for tools.")] = 300.0
     agent_tokens: Annotated[int, Field(ge=1, le=10**12, description="Tokens of all turns of an answer.")] = 1_000_000
@@ -237,7 +241,7 @@ class Config(Prompting):
     @classmethod
     def load(cls, flags: Mapping[str, Any], file: Path | None, environment: Mapping[str, str] = os.environ) -> Self:
         """The config that these make together; a flag that is None and an empty variable are not given."""
-        given = _read(file) if file else {}
+        given = _beside(file, _read(file)) if file else {}
         given |= {name: value for name in cls.model_fields if (value := _variable(name, environment)) is not None}
         given |= {name: value for name, value in flags.items() if value is not None}
         try:
@@ -313,6 +317,23 @@ def _read(file: Path) -> dict[str, Any]:
     if not isinstance(content, dict):
         raise ConfigError(f"Config file {file} must hold keys and values, as config.example.yaml does.")
     return {str(key): value for key, value in content.items()}
+
+
+def _beside(file: Path, given: dict[str, Any]) -> dict[str, Any]:
+    # Paths of tools are meant as seen from the file, wherever the server is started.
+    entries = given.get("tools")
+    if not isinstance(entries, list):
+        return given
+    return given | {
+        "tools": [_with_paths(entry, file.parent) if isinstance(entry, dict) else entry for entry in entries]
+    }
+
+
+def _with_paths(entry: dict[str, Any], directory: Path) -> dict[str, Any]:
+    return {
+        option: str(directory / value) if option in _PATHS and isinstance(value, str) else value
+        for option, value in entry.items()
+    }
 
 
 def _yaml(text: str, source: str) -> Any:

@@ -7,7 +7,8 @@ Either way our tools become functions of the request beside the caller's own, an
 is meant. What comes out is a request like any other; `agent` knows which calls are ours.
 """
 
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections import Counter
+from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -19,11 +20,12 @@ from proxy.auth import Caller
 from proxy.errors import InvalidRequest, ToolForbidden
 from proxy.pending import Pending
 from proxy.wire import ChatRequest, read_request
+from tools.base import BaseTool
 from tools.context import AttachedFile
 from tools.executor import Executor
 from tools.files import FileError, FileStore
 from tools.settings import Wishes
-from tools.toolbox import Equipped, Toolbox
+from tools.toolbox import Equipped
 
 Json = dict[str, Any]
 
@@ -43,13 +45,19 @@ class Alias:
 
 
 class Setup:
-    """The tools and aliases of one configuration, until no answer runs by it any more."""
+    """The tools and aliases of one configuration. `retired`, it lasts until the last answer that runs by it has ended.
 
-    def __init__(self, executor: Executor, aliases: Mapping[str, Alias]) -> None:
+    Setups share tools, so a tool is closed when the last of the setups that hold it has gone.
+    """
+
+    def __init__(self, executor: Executor, aliases: Mapping[str, Alias], holders: Counter[BaseTool]) -> None:
         self.executor = executor
         self.aliases = aliases
-        self._users = 0
-        self._successor: Toolbox | None = None
+        self._holders = holders
+        self._tools = [equipped.tool for equipped in executor.toolbox.tools.values()]
+        self._holders.update(self._tools)
+        # One of them is the configuration itself.
+        self._users = 1
 
     @asynccontextmanager
     async def in_use(self) -> AsyncIterator[None]:
@@ -58,18 +66,15 @@ class Setup:
         try:
             yield
         finally:
-            self._users -= 1
-            await self._close_if_unused()
+            await self.retire()
 
-    async def retire(self, successor: Toolbox) -> None:
-        """Another takes its place: its tools are closed when the last answer has ended, but for those it shares."""
-        self._successor = successor
-        await self._close_if_unused()
-
-    async def _close_if_unused(self) -> None:
-        if self._successor is not None and not self._users:
+    async def retire(self) -> None:
+        """One user less; called once for the configuration itself, when another takes its place."""
+        self._users -= 1
+        if self._users == 0:
+            self._holders.subtract(self._tools)
             with anyio.CancelScope(shield=True):
-                await self.executor.retire(self._successor)
+                await self.executor.close([tool for tool in self._tools if not self._holders[tool]])
 
 
 class Tells(BaseModel):
@@ -126,7 +131,7 @@ class Hosting:
         if alias is None and not entries:
             return None
         wanted = {name: Wishes() for name in self._usable(alias)} if alias else {}
-        wanted |= {entry["type"]: self._wishes(entry, place) for place, entry in entries.items()}
+        wanted |= {entry["type"]: self._wishes(entry, place, caller) for place, entry in entries.items()}
         callers = _names(body)
         ours = {name: wishes for name, wishes in wanted.items() if name not in callers}
         for name in ours:
@@ -136,7 +141,7 @@ class Hosting:
         files: dict[str, AttachedFile] = {}
         if ours and isinstance(body.get("messages"), list):
             sent["messages"] = await self._pending.restored(caller.name, sent["messages"])
-            sent["messages"] = await self._attached(sent["messages"], entries.values(), caller.name, files)
+            sent["messages"] = await self._attached(sent["messages"], entries, caller.name, files)
         request = read_request({**sent, "model": body.get("model")})
         if ours and (request.n or 1) > 1:
             raise InvalidRequest("'n' must be 1 where tools are run here: each choice would run them.", param="n")
@@ -150,10 +155,10 @@ class Hosting:
         # One that lacks a key or a library is left out; the log told so at the start.
         return [name for name in alias.tools if name in self.setup.executor.toolbox.tools]
 
-    def _wishes(self, entry: Json, place: int) -> Wishes:
+    def _wishes(self, entry: Json, place: int, caller: Caller) -> Wishes:
         toolbox, name = self.setup.executor.toolbox, entry["type"]
         if name not in toolbox.tools:
-            known = ", ".join(toolbox.tools) or "none"
+            known = ", ".join(filter(caller.may_use, toolbox.tools)) or "none"
             why = "cannot be used now" if name in toolbox.unavailable else "is not run by this server"
             raise InvalidRequest(f"The tool {name!r} {why}; those that are: {known}.", param=f"tools[{place}].type")
         try:
@@ -164,17 +169,18 @@ class Hosting:
     # -- files ---------------------------------------------------------------------------------------------
 
     async def _attached(
-        self, messages: Sequence[Any], entries: Any, caller: str, files: dict[str, AttachedFile]
+        self, messages: Sequence[Any], entries: Mapping[int, Json], caller: str, files: dict[str, AttachedFile]
     ) -> list[Any]:
         # Finds the files that the caller handed over, and tells the model their names.
-        for entry in entries:
-            container = entry.get("container")
-            listed = [
-                *_list(entry.get("file_ids")),
-                *_list(container.get("file_ids") if isinstance(container, dict) else ()),
-            ]
-            for file_id in listed:
-                await self._attach(file_id, caller, files)
+        for place, entry in entries.items():
+            for where, given in _file_ids(entry):
+                param = f"tools[{place}].{where}"
+                if not isinstance(given, list):
+                    raise InvalidRequest(
+                        f"Invalid value for '{param}': it must be a list of ids of files.", param=param
+                    )
+                for file_id in given:
+                    await self._attach(file_id, param, caller, files)
         return [await self._with_names(message, caller, files) for message in messages]
 
     async def _with_names(self, message: Any, caller: str, files: dict[str, AttachedFile]) -> Any:
@@ -188,16 +194,18 @@ class Hosting:
         told = part.get("file") if isinstance(part, dict) and part.get("type") == "file" else None
         if not isinstance(told, dict) or not isinstance(told.get("file_id"), str):
             return part
-        file = await self._attach(told["file_id"], caller, files)
+        file = await self._attach(told["file_id"], "messages", caller, files)
         return {**part, "file": {"filename": file.name, **told}}
 
-    async def _attach(self, file_id: Any, caller: str, files: dict[str, AttachedFile]) -> AttachedFile:
+    async def _attach(self, file_id: Any, param: str, caller: str, files: dict[str, AttachedFile]) -> AttachedFile:
+        if not isinstance(file_id, str):
+            raise InvalidRequest(f"Invalid value for '{param}': the id of a file must be a string.", param=param)
         if file_id not in files:
             try:
-                stored = await self._files.get(caller, str(file_id))
+                stored = await self._files.get(caller, file_id)
                 path = await self._files.path(caller, stored.id)
             except FileError as error:
-                raise InvalidRequest(error.message, param="messages") from None
+                raise InvalidRequest(error.message, param=param) from None
             files[stored.id] = AttachedFile(stored.id, stored.name, stored.size_bytes, stored.sha256, path)
         return files[file_id]
 
@@ -218,9 +226,17 @@ def _list(value: Any) -> list[Any]:
     return value if isinstance(value, list) else []
 
 
+def _file_ids(entry: Json) -> Iterator[tuple[str, Any]]:
+    container = entry.get("container")
+    if "file_ids" in entry:
+        yield "file_ids", entry["file_ids"]
+    if isinstance(container, dict) and container.get("file_ids") is not None:
+        yield "container.file_ids", container["file_ids"]
+
+
 def _tells(body: Json) -> Tells:
     try:
-        return Tells.model_validate(body.get("florette") or {})
+        return Tells.model_validate({} if body.get("florette") is None else body["florette"])
     except ValidationError as error:
         first = error.errors(include_url=False, include_input=False)[0]
         param = ".".join(("florette", *map(str, first["loc"])))
@@ -237,11 +253,12 @@ def _entries(body: Json) -> dict[int, Json]:
     }
 
 
-def _names(body: Json) -> set[Any]:
+def _names(body: Json) -> set[str]:
     # Those of the caller's functions, in either form.
     functions = [entry.get("function") for entry in _list(body.get("tools")) if isinstance(entry, dict)]
     functions += _list(body.get("functions"))
-    return {function.get("name") for function in functions if isinstance(function, dict)}
+    names = [function.get("name") for function in functions if isinstance(function, dict)]
+    return {name for name in names if isinstance(name, str)}
 
 
 def _declared(body: Json, ours: Sequence[Equipped]) -> Json:
@@ -249,11 +266,12 @@ def _declared(body: Json, ours: Sequence[Equipped]) -> Json:
     functions = [equipped.tool.told for equipped in ours]
     own = _entries(body)
     callers = [entry for place, entry in enumerate(_list(body.get("tools"))) if place not in own]
-    if body.get("functions"):
-        return {**body, "functions": [*_list(body["functions"]), *functions]}
+    if body.get("functions") and not callers:
+        bare = {name: value for name, value in body.items() if name != "tools"}
+        return {**bare, "functions": [*_list(body["functions"]), *functions]}
     declared = [*callers, *({"type": "function", "function": function} for function in functions)]
     sent = {**body, "tools": declared} if declared else {name: value for name, value in body.items() if name != "tools"}
     choice = body.get("tool_choice")
-    if isinstance(choice, dict) and choice.get("type") in {function["name"] for function in functions}:
+    if isinstance(choice, dict) and choice.get("type") in [function["name"] for function in functions]:
         sent["tool_choice"] = {"type": "function", "function": {"name": choice["type"]}}
     return sent

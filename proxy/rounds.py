@@ -100,7 +100,9 @@ class Round:
                 case CallStart() | CallArguments() | CallEnd():
                     passed += [(choice, told) for told in self._call(event, complete)]
                 case Extras(fields, head):
-                    passed.append((choice, Extras(fields, head if self._before.first else {})))
+                    # Log probabilities would tell the words of calls that are not the caller's to see.
+                    kept = {name: value for name, value in fields.items() if name != "logprobs"}
+                    passed.append((choice, Extras(kept, head if self._before.first else {})))
                 case TurnEnd(finish, fields):
                     self.finish, self.fields = finish, fields
                 case Usage(usage):

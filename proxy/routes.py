@@ -104,6 +104,7 @@ def add_routes(app: FastAPI, service: Service) -> None:
     _add_health(router, service)
     app.include_router(router)
     app.add_exception_handler(FloretteError, _error_answer)
+    app.add_exception_handler(Exception, _bug)
     app.add_exception_handler(HTTPException, _unknown_route)
     app.add_exception_handler(ClientDisconnect, _nobody_there)
 
@@ -353,6 +354,12 @@ def _passed(service: Service, call: Call, headers: Mapping[str, str], lease: Lea
 async def _error_answer(_: Request, error: Exception) -> Response:
     assert isinstance(error, FloretteError)
     return JSONResponse(error.body(), error.status, error.headers)
+
+
+async def _bug(_: Request, __: Exception) -> Response:
+    # Starlette hands it on to the server behind this, which logs it.
+    answer = FloretteError("Florette failed because of a bug; the server's log has the details.")
+    return JSONResponse(answer.body(), answer.status)
 
 
 async def _nobody_there(_: Request, __: Exception) -> Response:

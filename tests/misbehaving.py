@@ -7,6 +7,7 @@ import asyncio
 import concurrent.futures
 import json
 import os
+import subprocess
 import sys
 import threading
 import time
@@ -59,6 +60,14 @@ def hang(context: ToolContext) -> str:
     context.progress(f"{os.getpid()}")
     while True:
         time.sleep(0.01)  # it is the server's to end this
+
+
+@register_tool()
+def start_another(context: ToolContext) -> str:
+    """Starts a program that never ends, says which, and waits for it."""
+    with subprocess.Popen(["sleep", "7777"]) as process:
+        context.progress(f"{process.pid}")
+    return ""
 
 
 @register_tool()
@@ -255,3 +264,17 @@ class Meet(BaseTool):
     async def call(self, params: Any, **kwargs: Any) -> str:
         await self._met.wait()
         return "met"
+
+
+@register_tool("tell_without_end")
+class TellWithoutEnd(BaseTool):
+    """Tells of its progress all the time, until the gate of the test is open."""
+
+    description = "Never ends."
+
+    async def call(self, params: Any, **kwargs: Any) -> str:
+        passed = asyncio.create_task(WaitAtGate.gate.passed())
+        while not passed.done():
+            kwargs["context"].progress("on and on")
+            await asyncio.wait({passed}, timeout=0.001)
+        return "done"

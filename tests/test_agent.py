@@ -286,6 +286,29 @@ def test_a_tool_that_nobody_has_is_answered_here(sdk: openai.OpenAI, upstream: S
     assert "there is no tool named 'paint'" in prompt_of(upstream.received[1])
 
 
+@both_ways
+def test_a_tool_that_the_request_does_not_offer_is_not_run_whoever_names_it(
+    sdk: openai.OpenAI, upstream: ScriptedUpstream, stream: bool
+) -> None:
+    """It may be one that the key may not use: a web page could make the model name it."""
+    upstream.script(Says(call("draw", "{}") + "✿RESULT✿"), Says(": Sorry."))
+    assert ask(sdk, stream=stream, tools=[{"type": "echo"}]).only.content == "Sorry."
+    told = prompt_of(upstream.received[1])
+    assert "there is no tool named 'draw'. The tools are: echo." in told
+    assert ".png" not in told
+
+
+def test_the_older_form_works_beside_an_entry_of_ours(sdk: openai.OpenAI, upstream: ScriptedUpstream) -> None:
+    upstream.script(Says(echo("a")), Says(": Done."))
+    fields: Any = {"functions": [{"name": "mine", "parameters": CITY}], "tools": [{"type": "echo"}]}
+    assert ask(sdk, stream=False, **fields).only.content == "Done."
+
+
+def test_log_probabilities_do_not_tell_of_calls_that_run_here(sdk: openai.OpenAI, upstream: ScriptedUpstream) -> None:
+    upstream.script(Says(echo("a"), cut=2), Says(": Done.", cut=2))
+    assert ask(sdk, stream=True, model="assistant", logprobs=True).only.tokens == []
+
+
 def test_the_older_form_works_with_our_tools(sdk: openai.OpenAI, upstream: ScriptedUpstream) -> None:
     upstream.script(Says(echo("a")), Says(call("mine", '{"city": "Rome"}')))
     answer = sdk.chat.completions.create(
@@ -334,6 +357,12 @@ def test_with_choice_none_nothing_is_run(sdk: openai.OpenAI, upstream: ScriptedU
         ({"model": "assistant", "florette": {"evnts": True}}, 400, "florette"),
         ({"model": "assistant", "tool_choice": named("nothing")}, 400, "'nothing'"),
         ({"tools": [{"type": "echo", "file_ids": ["file-000000000000000000000000"]}]}, 400, "file-0000"),
+        ({"tools": [{"type": "echo", "file_ids": [[]]}]}, 400, "'tools[0].file_ids': the id of a file must be"),
+        ({"tools": [{"type": "echo", "file_ids": "file-1"}]}, 400, "'tools[0].file_ids': it must be a list"),
+        ({"tools": [{"type": "echo", "container": {"file_ids": 1}}]}, 400, "'tools[0].container.file_ids'"),
+        ({"tools": [{"type": "echo"}, {"type": "function", "function": {"name": []}}]}, 400, "name"),
+        ({"tools": [{"type": "echo"}], "tool_choice": {"type": []}}, 400, "tool_choice"),
+        ({"model": "assistant", "florette": []}, 400, "florette"),
     ],
 )
 def test_what_cannot_be_run_is_refused_in_words(
@@ -509,6 +538,39 @@ def test_comments_keep_the_connection_awake(florette: Florette, upstream: Script
                 gate.open()
     assert came.count(b": waiting\n\n") >= 3
     assert came.endswith(b"data: [DONE]\n\n")
+
+
+def test_comments_come_although_the_tool_tells_of_progress_that_nobody_asked_for(
+    florette: Florette, upstream: ScriptedUpstream, gate: Gate
+) -> None:
+    upstream.script(Says(call("tell_without_end", "{}") + "✿RESULT✿"), Says(": Done."))
+    body = {"model": "m", "messages": [{"role": "user", "content": "Go."}], "stream": True}
+    config = {**CONFIG, "tools": ["tell_without_end"], "models": {}, "heartbeat_s": 0.02}
+    url = florette(**config) + "/v1/chat/completions"
+    with httpx.stream("POST", url, json=body | {"tools": [{"type": "tell_without_end"}]}, timeout=PATIENCE_S) as answer:
+        came = b""
+        for part in answer.iter_raw():
+            came += part
+            if came.count(b": waiting\n\n") == 3:
+                gate.open()
+    assert came.endswith(b"data: [DONE]\n\n")
+
+
+def test_progress_has_an_end(url: str, upstream: ScriptedUpstream) -> None:
+    upstream.script(Says(call("tell_progress", '{"steps": 1500}') + "✿RESULT✿"), Says(": Done."))
+    body = {"model": "assistant", "messages": [{"role": "user", "content": "Go."}], "florette": {"events": True}}
+    told = httpx.post(f"{url}/v1/chat/completions", json=body, timeout=PATIENCE_S).json()["florette"]["events"]
+    assert len([event for event in told if event["type"] == "tool_progress"]) == 1000
+
+
+def test_calls_have_an_end(florette: Florette, upstream: ScriptedUpstream) -> None:
+    calls = "".join(call("echo", json.dumps({"text": f"<{number}>"})) for number in range(5))
+    upstream.script(Says(calls + "✿RESULT✿"), Says("Enough."))
+    with client_of(florette(**CONFIG, agent_calls=3)) as sdk:
+        assert ask(sdk, stream=False, model="assistant").only.content == "Enough."
+    told = prompt_of(upstream.received[1])
+    assert told.count("too many calls were made for one answer") == 2
+    assert "No more tools can be called now." in told
 
 
 @both_ways

@@ -89,7 +89,7 @@ async def test_a_process_is_never_used_for_another_tool(workers: Workers) -> Non
 async def test_a_tool_that_has_gone_leaves_no_process(workers: Workers) -> None:
     executor = executor_of(workers, "process_id")
     pid = int((await result_of(executor, call("process_id"))).text)
-    await executor.retire(Toolbox())
+    await executor.close([executor.toolbox.tools["process_id"].tool])
     assert not psutil.pid_exists(pid)
 
 
@@ -341,6 +341,40 @@ async def test_who_cancels_a_call_cancels_the_tool(workers: Workers, tmp_path: P
     assert not any(map(psutil.pid_exists, pids))
 
 
+async def test_what_a_tool_has_started_ends_with_it(workers: Workers) -> None:
+    progress = Progress()
+    made = call("start_another")
+    result = await result_of(executor_of(workers, "start_another"), made, progress.context, wishes=Wishes(timeout_s=3))
+    assert result.status == "timeout"
+    await workers.aclose()
+    grandchild = int(await progress.next())
+    # Nobody is its parent any more: whoever reaps it may not have come yet.
+    assert not psutil.pid_exists(grandchild) or psutil.Process(grandchild).status() == psutil.STATUS_ZOMBIE
+
+
+async def test_a_process_that_died_while_it_was_idle_costs_no_call(workers: Workers) -> None:
+    executor = executor_of(workers, "process_id")
+    first = psutil.Process(int((await result_of(executor, call("process_id"))).text))
+    first.kill()
+    await asyncio.to_thread(first.wait, PATIENCE_S)
+    second = await result_of(executor, call("process_id"))
+    assert (second.status, second.text != f"{first.pid}") == ("ok", True)
+
+
+async def test_a_file_that_changed_does_not_change_a_tool_that_is_in_use(workers: Workers, tmp_path: Path) -> None:
+    file = tmp_path / "mine.py"
+    source = (
+        'from tools.base import register_tool\n@register_tool()\ndef my_own() -> str:\n    """Says."""\n    return "{}"'
+    )
+    await asyncio.to_thread(file.write_text, source.format("before"), "utf-8")
+    executor = Executor(Toolbox.of([ToolEntry(file=file)]), workers)
+    await asyncio.to_thread(file.write_text, "this is no Python", "utf-8")
+    try:
+        assert (await result_of(executor, call("my_own"))).text == "before"
+    finally:
+        del TOOL_REGISTRY["my_own"]
+
+
 @pytest.mark.parametrize(("of_tool", "over_all"), [(2, 64), (100, 3)])
 async def test_no_more_calls_run_than_may_of_a_tool_and_over_all(workers: Workers, of_tool: int, over_all: int) -> None:
     most = min(of_tool, over_all)
@@ -462,6 +496,31 @@ async def test_a_request_can_do_without_the_cache(workers: Workers) -> None:
     executor = cached(workers, Cacheable("one", "two"))
     wishes = Wishes(cache_enabled=False)
     assert [(await result_of(executor, call("scripted"), wishes=wishes)).text for _ in range(2)] == ["one", "two"]
+
+
+async def test_what_was_said_in_one_language_is_not_told_in_another(workers: Workers) -> None:
+    async def speak(context: ToolContext) -> str:
+        return context.language
+
+    executor = cached(workers, Cacheable(speak))
+    told = [(await result_of(executor, call("scripted"), ToolContext(language=one))).text for one in ("zh", "en")]
+    assert told == ["zh", "en"]
+
+
+async def test_who_is_impatient_or_leaves_takes_nothing_from_others(workers: Workers) -> None:
+    class Slow(Watched):
+        cacheable, private = True, False
+
+    tool = Slow(9, full_at=1)
+    executor = cached(workers, tool)
+    hasty = asyncio.create_task(executor.execute(call("watched", n=1), ToolContext(), wishes=Wishes(timeout_s=0.01)))
+    leaves = asyncio.create_task(executor.execute(call("watched", n=1), ToolContext()))
+    patient = asyncio.create_task(executor.execute(call("watched", n=1), ToolContext()))
+    await tool.full.wait()
+    assert (await hasty).status == "timeout"
+    leaves.cancel()
+    tool.release.set()
+    assert ((await patient).text, tool.peak) == ("1", 1)
 
 
 @pytest.mark.parametrize(

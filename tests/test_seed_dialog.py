@@ -47,7 +47,7 @@ MODEL_SAID = (
 LOGGED_STOPS = ["✿RESULT✿", "✿RETURN✿"]
 
 #: As the post prints them.
-PRINTED = [
+PRINTED: list[Json] = [
     {
         "role": "assistant",
         "content": "",
@@ -157,7 +157,7 @@ HOSTED: Json = {
 def test_the_demo_upstream_and_the_tool_give_the_three_messages_in_one_request(
     florette: Florette, loop_thread: LoopThread, stream: bool
 ) -> None:
-    request: Json = {
+    request: Any = {
         "model": "painter",
         "messages": [ASKED],
         "extra_body": {"florette": {"messages": True}},
@@ -168,15 +168,14 @@ def test_the_demo_upstream_and_the_tool_give_the_three_messages_in_one_request(
         openai.OpenAI(base_url=florette(upstream=f"{demo}/v1", **HOSTED) + "/v1", api_key="none", max_retries=0) as sdk,
     ):
         answer: Any = sdk.chat.completions.create(**request)
-        chunks = [chunk.to_dict() for chunk in answer] if stream else [answer.to_dict()]
-    chunks: Any
+        chunks: list[Any] = [chunk.to_dict() for chunk in answer] if stream else [answer.to_dict()]
     [told] = [chunk["florette"]["messages"] for chunk in chunks if "florette" in chunk]
     made, result, said = told
     [call] = made.pop("tool_calls")
     assert result.pop("tool_call_id") == call["id"]
     named = {**result, "role": "function", "name": call["function"]["name"]}
     assert as_printed([{**made, "function_call": call["function"]}, named, said]) == PRINTED
-    deltas = [choice["delta" if stream else "message"] for chunk in chunks for choice in chunk["choices"]]
+    deltas: list[Any] = [choice["delta" if stream else "message"] for chunk in chunks for choice in chunk["choices"]]
     assert "".join(delta.get("content") or "" for delta in deltas) == PRINTED[2]["content"]
 
 

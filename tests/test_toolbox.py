@@ -9,11 +9,9 @@ import pytest
 
 import misbehaving
 from tools.base import TOOL_REGISTRY
-from tools.executor import Executor
 from tools.registry import BUILT_IN, UnknownTool, get_tool, load_file, offered
 from tools.settings import ENTRIES, Settings, ToolEntry, Wishes
 from tools.toolbox import Toolbox, ToolboxError
-from tools.workers import Workers
 
 GREET = {"name": "greet", "greeting": "Hello"}
 
@@ -72,7 +70,6 @@ def test_a_file_brings_its_tools(tmp_path: Path) -> None:
     file.write_text(MINE.format(name="first", about="One.") + MINE.format(name="second", about="Two."), "utf-8")
     box = boxed({"file": str(file)})
     assert list(box.tools) == ["my_first", "my_second"]
-    TOOL_REGISTRY.pop("my_first"), TOOL_REGISTRY.pop("my_second")
     assert list(boxed({"file": str(file), "name": "my_second", "timeout_s": 3}).tools) == ["my_second"]
 
 
@@ -91,6 +88,7 @@ def test_a_file_that_is_read_again_brings_what_it_holds_now(tmp_path: Path) -> N
         (None, "No such file"),
         ("x = 1", "registers no tool"),
         ("1/0", "ZeroDivisionError"),
+        ("raise SystemExit(3)", "SystemExit"),
         ("this is no Python", "SyntaxError"),
         (MINE.format(name="tool", about="One.") * 2, "already"),
     ],
@@ -104,13 +102,46 @@ def test_a_file_that_brings_nothing_says_why(tmp_path: Path, content: str | None
     assert "my_tool" not in TOOL_REGISTRY
 
 
+def test_a_file_may_have_another_name_when_it_is_read_again(tmp_path: Path) -> None:
+    file = tmp_path / "mine.py"
+    file.write_text(MINE.format(name="tool", about="One."), "utf-8")
+    before = boxed({"file": str(file)})
+    after = Toolbox.of(ENTRIES.validate_python([{"file": str(file.rename(tmp_path / "yours.py"))}]), {}, before)
+    assert list(after.tools) == ["my_tool"]
+
+
+def test_two_files_with_one_name_are_told_by_their_paths(tmp_path: Path) -> None:
+    for name in ("one.py", "two.py"):
+        (tmp_path / name).write_text(MINE.format(name="tool", about="One."), "utf-8")
+    with pytest.raises(ToolboxError, match=r"two\.py: .*'my_tool' already, in .*one\.py"):
+        boxed(*({"file": str(tmp_path / name)} for name in ("one.py", "two.py")))
+
+
+def test_a_file_that_wants_what_is_not_installed_is_unavailable(tmp_path: Path) -> None:
+    file = tmp_path / "mine.py"
+    file.write_text("import no_such_library", "utf-8")
+    box = boxed("echo", {"file": str(file)})
+    assert list(box.tools) == ["echo"]
+    assert box.unavailable == {str(file): f"{file}: the library 'no_such_library' is not installed"}
+
+
+@pytest.mark.parametrize("broken", ["__init__", "unavailable", "expands"])
+def test_a_tool_that_breaks_while_it_is_made_is_named(broken: str) -> None:
+    def fail(*_: Any, **__: Any) -> None:
+        raise KeyError("oh")
+
+    TOOL_REGISTRY["broken"] = type("Broken", (misbehaving.Echo,), {"name": "broken", broken: fail})
+    with pytest.raises(ToolboxError, match="the tool 'broken': KeyError: 'oh'"):
+        boxed("broken")
+
+
 def test_a_file_that_broke_leaves_what_it_had(tmp_path: Path) -> None:
     file = tmp_path / "mine.py"
     file.write_text(MINE.format(name="tool", about="One."), "utf-8")
     [tool] = load_file(file)
     file.write_text("1/0", "utf-8")
-    with pytest.raises(ValueError, match="ZeroDivisionError"):
-        load_file(file)
+    with pytest.raises(ToolboxError, match="ZeroDivisionError"):
+        boxed({"file": str(file)})
     assert TOOL_REGISTRY["my_tool"] is tool
 
 
@@ -188,30 +219,15 @@ def test_a_tool_that_cannot_be_used_says_why() -> None:
     assert (list(box.tools), dict(box.unavailable)) == (["echo"], {"keyless": "it has no key; set 'key'"})
 
 
-async def test_what_is_configured_as_before_is_the_same_tool_and_stays_open() -> None:
-    closed: list[str] = []
-
-    class Held(misbehaving.Echo):
-        name = "held"
-
-        async def aclose(self) -> None:
-            closed.append(str(self.given_options))
-
-        Options = misbehaving.Greeting
-
-    TOOL_REGISTRY["held"] = Held
-    entries = [ENTRIES.validate_python([{"name": "held", "greeting": greeting}, "echo"]) for greeting in ("a", "b")]
+def test_what_is_configured_as_before_is_the_same_tool() -> None:
+    entries = [ENTRIES.validate_python([{"name": "greet", "greeting": greeting}, "echo"]) for greeting in ("a", "b")]
     first = Toolbox.of(entries[0])
     same = Toolbox.of(entries[0], {"TOOL_TIMEOUT": "9"}, first)
     other = Toolbox.of(entries[1], {}, same)
-    assert same.tools["held"].tool is first.tools["held"].tool
-    assert same.tools["held"].settings.timeout_s == 9
-    assert other.tools["held"].tool is not first.tools["held"].tool
-    workers = Workers()
-    await Executor(first, workers).retire(same)
-    assert closed == []
-    await Executor(same, workers).retire(other)
-    assert closed == ["{'greeting': 'a'}"]
+    assert same.tools["greet"].tool is first.tools["greet"].tool
+    assert same.tools["greet"].settings.timeout_s == 9
+    assert other.tools["greet"].tool is not first.tools["greet"].tool
+    assert other.tools["echo"].tool is first.tools["echo"].tool
 
 
 # -- layers ------------------------------------------------------------------------------------------------

@@ -12,6 +12,7 @@ Source: Qwen-Agent's `qwen_agent/tools/base.py` for the names; a duplicate name 
 
 import inspect
 import re
+import sys
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property
@@ -172,7 +173,8 @@ def register_tool(name: str | None = None) -> Callable[[T], T]:
         as_schema(tool.parameters)
         if tool.name in TOOL_REGISTRY:
             other = TOOL_REGISTRY[tool.name]
-            raise ValueError(f"there is a tool named {tool.name!r} already, in {other.__module__}")
+            where = getattr(sys.modules.get(other.__module__), "__file__", None) or other.__module__
+            raise ValueError(f"there is a tool named {tool.name!r} already, in {where}")
         TOOL_REGISTRY[tool.name] = tool
         return given
 

@@ -2,7 +2,7 @@
 
 It is told on its standard input and answers on its standard output, in frames: four bytes of length, then JSON.
 
-    <- {"name", "module", "file", "options", "path", "memory_bytes"}       first: which tool
+    <- {"name", "source", "options", "path", "memory_bytes"}               first: which tool
     -> {"ready": true}  |  {"bug": traceback}
     <- {"params", "context"}                                               then each call
     -> {"progress": text} ... then {"items"}  |  {"error", "kind", "retry_after_s"}  |  {"bug": traceback}
@@ -23,10 +23,10 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from tools.base import BaseTool, ToolContext
-from tools.context import AttachedFile
+from tools.context import MAX_PROGRESS_CHARS, AttachedFile
 from tools.errors import InvalidArguments, RetryableToolError, ToolError
 from tools.items import as_items, to_json
-from tools.registry import find
+from tools.registry import Source, find
 
 _LENGTH_BYTES = 4
 
@@ -59,7 +59,7 @@ def main() -> None:
 
 def _loaded(told: dict[str, Any]) -> BaseTool:
     sys.path[:] = told["path"]
-    tool = find(told["name"], told["module"], told["file"])(**told["options"])
+    tool = find(told["name"], Source(**told["source"]))(**told["options"])
     expanded = [each for each in tool.expands() or [tool] if each.name == told["name"]]
     return expanded[0]
 
@@ -89,7 +89,7 @@ def _context(told: dict[str, Any], cancelled: threading.Event, answers: BinaryIO
         workdir=workdir,
         files=files,
         cancelled=cancelled,
-        progress=lambda text: _write(answers, {"progress": str(text)}),
+        progress=lambda text: _write(answers, {"progress": str(text)[:MAX_PROGRESS_CHARS]}),
     )
 
 

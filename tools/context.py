@@ -11,6 +11,9 @@ from tools.egress import Egress
 
 Language = Literal["zh", "en"]
 
+#: So much of a report of progress is told: it is a line for somebody who waits.
+MAX_PROGRESS_CHARS = 1000
+
 
 @dataclass(frozen=True, slots=True)
 class AttachedFile:

@@ -10,10 +10,12 @@ import asyncio
 import logging
 import random
 import secrets
+import tempfile
 import threading
 import time
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Literal
 from weakref import WeakKeyDictionary
 
@@ -63,6 +65,12 @@ class Result:
     cached: bool = False
 
 
+def unknown(call: Call, names: Iterable[str]) -> Result:
+    """The result of a call of a tool that is none of these."""
+    known = ", ".join(names) or "none"
+    return Result(call, "unknown", f"Error: there is no tool named {call.name!r}. The tools are: {known}.")
+
+
 class _Late(Exception):
     """The call's time is over."""
 
@@ -100,11 +108,14 @@ class Executor:
         self._places = asyncio.Semaphore(concurrency)
         self._places_of: WeakKeyDictionary[BaseTool, asyncio.Semaphore] = WeakKeyDictionary()
 
-    async def retire(self, successor: Toolbox) -> None:
-        """Closes the tools, but for those that the successor holds, too; none of them is called any more."""
-        for tool in self.toolbox.without(successor):
+    async def close(self, tools: Iterable[BaseTool]) -> None:
+        """Closes these tools, which are not called any more."""
+        for tool in tools:
             await self._workers.forget(tool)
-            await tool.aclose()
+            try:
+                await tool.aclose()
+            except Exception:
+                logger.exception("the tool %s cannot be closed", tool.name)
 
     async def run(self, calls: Sequence[Call], context: ToolContext, *, keep: Keep = _keep_nothing) -> list[Result]:
         """The results of the calls, which run side by side, in the order of the calls."""
@@ -119,8 +130,7 @@ class Executor:
         began = self._clock()
         equipped = self.toolbox.tools.get(call.name)
         if equipped is None:
-            names = ", ".join(self.toolbox.tools) or "none"
-            return Result(call, "unknown", f"Error: there is no tool named {call.name!r}. The tools are: {names}.")
+            return unknown(call, self.toolbox.tools)
         settings = (wishes or Wishes()).tightened(equipped.settings)
         status: Status = "ok"
         cached = False
@@ -155,10 +165,20 @@ class Executor:
         if self._cache is None or not (tool.cacheable and settings.cache_enabled):
             return await self._tried(call, equipped, settings, context), False
         scope = _scope(context) if tool.private else CacheScope()
-        key = self._cache.key(tool.name, tool.version, equipped.digest, arguments, scope)
-        return await self._cache.through(
-            key, settings.cache_ttl_s, lambda: self._tried(call, equipped, settings, context)
-        )
+        version = f"{tool.version} {context.language}"
+        key = self._cache.key(tool.name, version, equipped.digest, arguments, scope)
+        # Others may wait for it, too: it runs by the tool's own settings, and each waits as long as it wants to.
+        made = self._cache.through(key, settings.cache_ttl_s, lambda: self._shared(call, equipped, context))
+        try:
+            async with asyncio.timeout(settings.timeout_s if settings != equipped.settings else None):
+                return await made
+        except TimeoutError:
+            raise _Late from None
+
+    async def _shared(self, call: Call, equipped: Equipped, context: ToolContext) -> list[ContentItem]:
+        # Whoever asked first may leave, and its directory goes with it.
+        with tempfile.TemporaryDirectory(prefix="florette-") as own:
+            return await self._tried(call, equipped, equipped.settings, replace(context, workdir=Path(own)))
 
     async def _tried(
         self, call: Call, equipped: Equipped, settings: Settings, context: ToolContext

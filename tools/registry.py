@@ -5,10 +5,11 @@ A tool's module is imported when the tool is wanted, so that nothing is loaded f
 
 import hashlib
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
 from importlib import import_module
 from importlib.metadata import EntryPoint, entry_points
-from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
 from types import MappingProxyType, ModuleType
 
@@ -34,6 +35,9 @@ ENTRY_POINTS = "florette.tools"
 #: Modules of files have names that no package has.
 _FILE_MODULES = "florette_tool_file_"
 
+#: What stood in the files, by their modules' names: a process that starts later runs the same code.
+_SOURCES: dict[str, str] = {}
+
 
 class UnknownTool(ValueError):
     """There is no such tool; the message lists those that there are."""
@@ -51,6 +55,8 @@ def get_tool(name: str) -> type[BaseTool]:
             import_module(module)
         except ModuleNotFoundError as error:
             raise ToolUnavailable(f"the library '{error.name}' is not installed") from None
+        except SystemExit as error:
+            raise ToolUnavailable(f"its module {module} ends the program when it is imported") from error
     if name not in TOOL_REGISTRY:
         known = ", ".join(sorted({*BUILT_IN, *offered(), *TOOL_REGISTRY}))
         raise UnknownTool(f"there is no tool named {name!r}; there are: {known}")
@@ -62,56 +68,82 @@ def _module_of(name: str) -> str | None:
     return BUILT_IN.get(name) or (point.module if point else None)
 
 
-def load_file(path: Path) -> list[type[BaseTool]]:
-    """Runs a Python file and gives the tools that it registers; run again, what it registered before is forgotten.
-
-    ValueError if it cannot be read, raises, or registers none.
-    """
-    module_name = _FILE_MODULES + hashlib.sha256(str(path.resolve()).encode()).hexdigest()[:16]
-    before = {name: tool for name, tool in TOOL_REGISTRY.items() if tool.__module__ == module_name}
-    for name in before:
+@contextmanager
+def files_anew() -> Iterator[None]:
+    """Inside, the tools of files are forgotten, so that files can be read again; all is as it was if it fails."""
+    before = dict(TOOL_REGISTRY)
+    for name in [name for name, tool in before.items() if tool.__module__.startswith(_FILE_MODULES)]:
         del TOOL_REGISTRY[name]
     try:
-        _run(path, module_name)
-        registered = [tool for tool in TOOL_REGISTRY.values() if tool.__module__ == module_name]
-        if not registered:
-            raise ValueError(f"{path} registers no tool: is there a @register_tool?")
-    except Exception as error:
-        _forget(module_name)
+        yield
+    except BaseException:
+        TOOL_REGISTRY.clear()
         TOOL_REGISTRY.update(before)
-        if isinstance(error, OSError):
-            raise ValueError(f"{path}: {error.strerror or error}") from None
+        raise
+
+
+def load_file(path: Path) -> list[type[BaseTool]]:
+    """Runs a Python file and gives the tools that it registers.
+
+    ToolUnavailable if it wants a library that is not installed; ValueError if it cannot be read, raises, or registers
+    none.
+    """
+    try:
+        return load_source(path, path.read_text("utf-8"))
+    except ModuleNotFoundError as error:
+        raise ToolUnavailable(f"{path}: the library '{error.name}' is not installed") from None
+    except OSError as error:
+        raise ValueError(f"{path}: {error.strerror or error}") from None
+    except (Exception, SystemExit) as error:
         raise ValueError(f"{path}: {type(error).__name__}: {error}") from error
+
+
+def load_source(path: Path, source: str) -> list[type[BaseTool]]:
+    """The same for a text that once stood in the file. What it raises is raised, and nothing is registered then."""
+    before = dict(TOOL_REGISTRY)
+    # A name for each text: what is read anew does not change what is in use.
+    module_name = _FILE_MODULES + hashlib.sha256(f"{path.resolve()}\0{source}".encode()).hexdigest()[:16]
+    module = ModuleType(module_name)
+    module.__file__ = str(path)
+    _SOURCES[module_name] = source
+    sys.modules[module_name] = module
+    try:
+        exec(compile(source, str(path), "exec"), module.__dict__)  # noqa: S102 - it is the operator's own code
+        registered = [tool for name, tool in TOOL_REGISTRY.items() if name not in before]
+        if not registered:
+            raise ValueError("it registers no tool: is there a @register_tool?")
+    except BaseException:
+        TOOL_REGISTRY.clear()
+        TOOL_REGISTRY.update(before)
+        raise
     return registered
 
 
-def _run(path: Path, module_name: str) -> None:
-    spec = spec_from_file_location(module_name, path)
-    if spec is None or spec.loader is None:
-        raise ValueError("is no Python file")
-    module = module_from_spec(spec)
-    sys.modules[module_name] = module
-    spec.loader.exec_module(module)
+@dataclass(frozen=True, slots=True)
+class Source:
+    """Where another process finds a class: a module that can be imported, or a file and what stood in it."""
+
+    module: str
+    file: str | None = None
+    text: str | None = None
 
 
-def _forget(module_name: str) -> None:
-    for name in [name for name, tool in TOOL_REGISTRY.items() if tool.__module__ == module_name]:
-        del TOOL_REGISTRY[name]
-
-
-def source_of(tool: type[BaseTool]) -> tuple[str, str | None]:
-    """Where another process finds the class: its module, and its file if the module cannot be imported by name."""
+def source_of(tool: type[BaseTool]) -> Source:
+    """Where the class comes from."""
     module: ModuleType | None = sys.modules.get(tool.__module__)
-    by_file = tool.__module__ == "__main__" or tool.__module__.startswith(_FILE_MODULES)
-    return tool.__module__, str(getattr(module, "__file__", "")) if by_file else None
+    file = str(getattr(module, "__file__", ""))
+    if tool.__module__ == "__main__":
+        return Source(tool.__module__, file, Path(file).read_text("utf-8"))
+    text = _SOURCES.get(tool.__module__)
+    return Source(tool.__module__, file if text is not None else None, text)
 
 
-def find(name: str, module: str, file: str | None) -> type[BaseTool]:
+def find(name: str, source: Source) -> type[BaseTool]:
     """The class that `source_of` told of, in another process. UnknownTool if it is not there."""
-    if file is not None:
-        load_file(Path(file))
+    if source.file is not None and source.text is not None:
+        load_source(Path(source.file), source.text)
     elif name not in TOOL_REGISTRY:
-        import_module(module)
+        import_module(source.module)
     if name not in TOOL_REGISTRY:
-        raise UnknownTool(f"{module} does not register {name!r} when it is imported")
+        raise UnknownTool(f"{source.module} does not register {name!r} when it is imported")
     return TOOL_REGISTRY[name]

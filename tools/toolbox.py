@@ -9,7 +9,7 @@ from typing import Self
 
 from tools.base import BaseTool
 from tools.errors import ToolUnavailable
-from tools.registry import UnknownTool, get_tool, load_file
+from tools.registry import UnknownTool, files_anew, get_tool, load_file
 from tools.settings import Settings, ToolEntry, defaults_of, from_environment
 
 
@@ -44,15 +44,16 @@ class Toolbox:
         """
         tools: dict[str, Equipped] = {}
         unavailable: dict[str, str] = {}
-        for entry in entries:
-            for equipped in _equip(entry, environment or {}, unavailable, before):
-                name = equipped.tool.name
-                if name in tools or name in unavailable:
-                    raise ToolboxError(f"the tool {name!r} stands in 'tools' twice")
-                if reason := equipped.tool.unavailable():
-                    unavailable[name] = reason
-                else:
-                    tools[name] = equipped
+        with files_anew():
+            for entry in entries:
+                for equipped, reason in _equip(entry, environment or {}, unavailable, before):
+                    name = equipped.tool.name
+                    if name in tools or name in unavailable:
+                        raise ToolboxError(f"the tool {name!r} stands in 'tools' twice")
+                    if reason:
+                        unavailable[name] = reason
+                    else:
+                        tools[name] = equipped
         return cls(tools, unavailable)
 
     @classmethod
@@ -68,26 +69,27 @@ class Toolbox:
             }
         )
 
-    def without(self, other: "Toolbox") -> list[BaseTool]:
-        """The tools that the other toolbox does not hold, too."""
-        kept = {equipped.tool for equipped in other.tools.values()}
-        return [equipped.tool for equipped in self.tools.values() if equipped.tool not in kept]
-
 
 def _equip(
     entry: ToolEntry, environment: Mapping[str, str], unavailable: dict[str, str], before: Toolbox | None
-) -> Iterator[Equipped]:
+) -> Iterator[tuple[Equipped, str | None]]:
     where = entry.name or str(entry.file)
     try:
         for tool in _made(entry, before):
             settings = from_environment(entry.settings(defaults_of(tool)), tool.name, environment)
-            yield Equipped(tool, settings, entry, _digest(entry))
+            yield Equipped(tool, settings, entry, _digest(entry)), tool.unavailable()
     except ToolUnavailable as missing:
         unavailable[where] = str(missing)
     except UnknownTool as unknown:
         raise ToolboxError(str(unknown)) from None
+    except ToolboxError:
+        # Of the one who takes what is yielded here.
+        raise
     except ValueError as error:
         raise ToolboxError(f"the tool {where!r}: {error}") from error
+    except Exception as error:
+        # Whatever is wrong with a tool, its name is told.
+        raise ToolboxError(f"the tool {where!r}: {type(error).__name__}: {error}") from error
 
 
 def _made(entry: ToolEntry, before: Toolbox | None) -> list[BaseTool]:

@@ -7,9 +7,12 @@ is no longer wanted, or breaks it.
 import asyncio
 import contextlib
 import json
+import os
+import signal
 import sys
 from collections import defaultdict
 from collections.abc import Mapping
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -58,6 +61,7 @@ class Workers:
     ) -> list[ContentItem]:
         """The result of one call. Raises what the tool raises of ToolErrors; ToolBug for anything else."""
         idle = self._idle[tool]
+        idle[:] = [process for process in idle if process.is_alive]
         process = idle.pop() if idle else await _Process.start(tool, options, self._environment)
         try:
             answer = await process.call(params, context)
@@ -106,7 +110,6 @@ class _Process:
     async def start(
         cls, tool: BaseTool, options: Mapping[str, Any], environment: Mapping[str, str] | None
     ) -> "_Process":
-        module, file = source_of(type(tool))
         started = cls(
             await asyncio.create_subprocess_exec(
                 *(sys.executable, "-c", _START, _ROOT),
@@ -117,7 +120,8 @@ class _Process:
                 start_new_session=True,
             )
         )
-        told = {"name": tool.name, "module": module, "file": file, "options": dict(options), "path": sys.path}
+        source = asdict(source_of(type(tool)))
+        told = {"name": tool.name, "source": source, "options": dict(options), "path": sys.path}
         try:
             started._write(told | {"memory_bytes": tool.memory_bytes})
             async with asyncio.timeout(_START_S):
@@ -128,6 +132,11 @@ class _Process:
             await asyncio.shield(started.end(running=True))
             raise
         return started
+
+    @property
+    def is_alive(self) -> bool:
+        """False once it is known to have ended."""
+        return self._process.returncode is None
 
     async def call(self, params: str, context: ToolContext) -> dict[str, Any]:
         self.calls += 1
@@ -148,14 +157,19 @@ class _Process:
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(_GRACE_S):
                 await self._process.wait()
+        # It leads a group: what it has started goes with it.
         with contextlib.suppress(ProcessLookupError):
-            self._process.kill()
+            os.killpg(self._process.pid, signal.SIGKILL)
         await self._process.wait()
 
     def _write(self, told: Mapping[str, Any]) -> None:
         assert self._process.stdin is not None
         content = json.dumps(told).encode()
-        self._process.stdin.write(len(content).to_bytes(_LENGTH_BYTES, "big") + content)
+        try:
+            self._process.stdin.write(len(content).to_bytes(_LENGTH_BYTES, "big") + content)
+        except (OSError, RuntimeError):
+            # uvloop raises the latter where the other end has gone.
+            raise ToolError("The tool's process ended before the call.") from None
 
     async def _read(self) -> dict[str, Any]:
         assert self._process.stdout is not None
