@@ -6,8 +6,13 @@ from typing import Any
 
 import pytest
 
+from tools.base import ToolContext
 from tools.errors import InvalidArguments, ToolError
+from tools.executor import Call, Executor
+from tools.settings import Wishes
 from tools.text_generator import TextGenerator
+from tools.toolbox import Toolbox
+from tools.workers import Workers
 
 LETTER = "Dear {{ name }},\n{% for item in items %}- {{ item }}\n{% endfor %}"
 
@@ -70,7 +75,8 @@ def test_a_text_has_an_end() -> None:
 @pytest.mark.parametrize(
     ("options", "said"),
     [
-        ({}, "needs 'templates' or a 'directory'"),
+        ({"templates": {"": "x"}}, "must have a name"),
+        ({"max_chars": 0}, "'max_chars'"),
         ({"templates": {"t": "{% for %}"}}, "the template 't'"),
         ({"directory": "/nowhere/at/all"}, "No such file"),
     ],
@@ -78,6 +84,55 @@ def test_a_text_has_an_end() -> None:
 def test_templates_that_are_none_are_an_error(options: dict[str, Any], said: str) -> None:
     with pytest.raises(ValueError, match=said):
         TextGenerator(**options)
+
+
+def test_without_templates_it_cannot_be_used() -> None:
+    assert "'templates' or 'directory'" in str(TextGenerator().unavailable())
+    assert TextGenerator(templates={"t": ""}).unavailable() is None
+
+
+def test_a_template_of_a_name_is_one(tmp_path: Path) -> None:
+    (tmp_path / "t.txt").touch()
+    with pytest.raises(ValueError, match="'t' is in 'templates' and in 'directory'"):
+        TextGenerator(directory=tmp_path, templates={"t": ""})
+    (tmp_path / "t.md").touch()
+    with pytest.raises(ValueError, match="two templates named 't'"):
+        TextGenerator(directory=tmp_path)
+
+
+def test_a_directory_holds_no_files_of_elsewhere(tmp_path: Path) -> None:
+    templates = tmp_path / "templates"
+    templates.mkdir()
+    (tmp_path / "secret.txt").write_text("secret", "utf-8")
+    (templates / "t.txt").symlink_to(tmp_path / "secret.txt")
+    (templates / "u.txt").write_text("{% include '../secret.txt' %}", "utf-8")
+    tool = TextGenerator(directory=templates)
+    assert tool.schema["properties"]["template"]["enum"] == ["u"]
+    with pytest.raises(InvalidArguments, match="secret"):
+        tool.call({"template": "u"})
+
+
+def test_a_template_may_include_another() -> None:
+    tool = TextGenerator(templates={"a": "{% include 'b' %}!", "b": "{{ self_ }} {{ self }}"})
+    assert tool.call({"template": "a", "values": {"self_": "hi", "self": "x"}}).startswith("hi ")
+
+
+def test_a_file_in_another_encoding_is_an_error(tmp_path: Path) -> None:
+    (tmp_path / "t.txt").write_bytes("é".encode("latin-1"))
+    with pytest.raises(ValueError, match=r"t\.txt is not in UTF-8"):
+        TextGenerator(directory=tmp_path)
+
+
+async def test_a_loop_without_an_end_is_ended() -> None:
+    workers = Workers()
+    try:
+        loop = "{% for a in range(99999) %}{% for b in range(99999) %}{% endfor %}{% endfor %}"
+        executor = Executor(Toolbox.holding(TextGenerator(templates={"t": loop})), workers)
+        call = Call("call_1", "text_generator", '{"template": "t"}')
+        result = await executor.execute(call, ToolContext(), wishes=Wishes(timeout_s=3))
+        assert result.status == "timeout"
+    finally:
+        await workers.aclose()
 
 
 def test_a_directory_without_templates_or_with_too_long_ones_is_an_error(tmp_path: Path) -> None:

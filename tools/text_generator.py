@@ -22,6 +22,9 @@ _SUFFIXES = frozenset({".txt", ".md", ".j2"})
 #: Templates are written by hand; a longer file is something else.
 _MAX_TEMPLATE_BYTES = 1_000_000
 
+#: The model is told of each in every request: where there are more, it is the wrong directory.
+_MAX_TEMPLATES = 1_000
+
 #: What values of the wrong kind lead to inside a template, beside Jinja2's own errors.
 _VALUE_ERRORS = (ArithmeticError, AttributeError, LookupError, TypeError, ValueError, RecursionError)
 
@@ -34,10 +37,11 @@ class TextGeneratorOptions(ToolOptions):
     )
     directory: Path | None = Field(
         None,
-        description="A directory: each file in it that ends with .txt, .md or .j2 is a template of the file's name.",
+        description="A directory: each file in it that ends with .txt, .md or .j2 is a template, named like it without"
+        " its ending.",
     )
     max_chars: Annotated[int, Field(gt=0, le=10**7)] = Field(
-        100_000, description="A text that becomes longer is an error."
+        200_000, description="A text that becomes longer is an error."
     )
 
     @model_validator(mode="after")
@@ -70,8 +74,7 @@ class TextGenerator(BaseTool):
         )
         self._needs = {name: self._needed(name, source) for name, source in sorted(sources.items())}
         if self._needs:
-            self.description = f"{self.description} The templates and their values: {_listed(self._needs)}."
-            self.parameters = _parameters(list(self._needs))
+            self.parameters = _parameters(self._needs)
 
     def unavailable(self) -> str | None:
         """See BaseTool."""
@@ -95,7 +98,7 @@ class TextGenerator(BaseTool):
     def _filled(self, name: str, values: Mapping[str, Any]) -> str:
         parts: list[str] = []
         left = self.options.max_chars
-        for part in self._jinja.get_template(name).generate(**values):
+        for part in self._jinja.get_template(name).generate(values):
             left -= len(part)
             if left < 0:
                 raise ToolError(f"The text is longer than the {self.options.max_chars:,} characters that it may have.")
@@ -109,16 +112,17 @@ class TextGenerator(BaseTool):
             raise ValueError(f"the template {name!r}, line {error.lineno}: {error.message}") from None
 
 
-def _listed(needs: Mapping[str, list[str]]) -> str:
-    return "; ".join(f"{name} ({', '.join(values) or 'no values'})" for name, values in needs.items())
-
-
-def _parameters(names: list[str]) -> Mapping[str, Any]:
+def _parameters(needs: Mapping[str, list[str]]) -> Mapping[str, Any]:
+    known = "; ".join(f"{name}: {', '.join(values) or 'none'}" for name, values in needs.items())
     return {
         "type": "object",
         "properties": {
-            "template": {"type": "string", "enum": names, "description": "The template's name."},
-            "values": {"type": "object", "default": {}, "description": "The template's values, by name."},
+            "template": {"type": "string", "enum": list(needs), "description": "The template's name."},
+            "values": {
+                "type": "object",
+                "default": {},
+                "description": f"The template's values, by name. Those of each template: {known}.",
+            },
         },
         "required": ["template"],
         "additionalProperties": False,
@@ -126,22 +130,32 @@ def _parameters(names: list[str]) -> Mapping[str, Any]:
 
 
 def _read(directory: Path) -> dict[str, str]:
+    found: dict[str, str] = {}
+    for path in _files(directory):
+        if path.stem in found:
+            raise ValueError(f"'directory': there are two templates named {path.stem!r}")
+        found[path.stem] = _text(path)
+    if not found:
+        raise ValueError(f"'directory': {directory} holds no templates")
+    return found
+
+
+def _files(directory: Path) -> list[Path]:
     # Only the files in it: none below, and none elsewhere that a link leads to.
     try:
         inside = directory.resolve(strict=True)
-        return {
-            path.name: _text(path)
-            for path in sorted(inside.iterdir())
-            if path.suffix in _SUFFIXES and path.is_file() and path.resolve().parent == inside
-        }
+        paths = [path for path in sorted(inside.iterdir()) if path.suffix in _SUFFIXES]
+        if len(paths) > _MAX_TEMPLATES:
+            raise ValueError(f"'directory': {directory} holds more than {_MAX_TEMPLATES} templates")
+        return [path for path in paths if path.is_file() and path.resolve().parent == inside]
     except OSError as error:
         raise ValueError(f"'directory': {error.strerror or error}") from None
 
 
 def _text(path: Path) -> str:
     if path.stat().st_size > _MAX_TEMPLATE_BYTES:
-        raise ValueError(f"the template {path.name!r} is longer than {_MAX_TEMPLATE_BYTES:,} bytes")
+        raise ValueError(f"the template {path.name} is too long: it may have {_MAX_TEMPLATE_BYTES:,} bytes")
     try:
         return path.read_text("utf-8")
     except UnicodeDecodeError:
-        raise ValueError(f"the template {path.name!r} is not in UTF-8") from None
+        raise ValueError(f"the template {path.name} is not in UTF-8") from None
