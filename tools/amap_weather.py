@@ -15,6 +15,7 @@ from typing import Any
 from pydantic import Field, SecretStr
 
 from tools.base import BaseTool, RetryableToolError, ToolContext, ToolError, ToolOptions, register_tool
+from tools.services import ServiceUrl
 
 _AMAP = "https://restapi.amap.com/v3"
 
@@ -55,7 +56,7 @@ class AmapWeatherOptions(ToolOptions):
     """The key, and where the service is."""
 
     key: SecretStr | None = Field(None, description="A key for AMap's web services (Web服务), from console.amap.com.")
-    base_url: str = Field(_AMAP, pattern="^https?://", description="The service's URL, up to and with '/v3'.")
+    base_url: ServiceUrl = Field(_AMAP, description="The service's URL, up to and with '/v3'.")
 
 
 @register_tool("amap_weather")
@@ -108,7 +109,7 @@ class AmapWeather(BaseTool):
     ) -> list[dict[str, Any]]:
         # Objects only: what AMap has not, it writes as [].
         given = {**params, "key": self.options.key.get_secret_value(), "output": "JSON"}
-        answer = await context.egress.get(f"{self.options.base_url.rstrip('/')}/{path}", params=given)
+        answer = await context.egress.get(f"{self.options.base_url}/{path}", params=given)
         answer.raise_for_status()
         found = answer.json()
         if not isinstance(found, dict):

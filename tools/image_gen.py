@@ -12,6 +12,7 @@ from pydantic import AfterValidator, Field, SecretStr, model_validator
 
 from tools.base import BaseTool, ImageItem, ToolContext, ToolError, ToolOptions, register_tool
 from tools.fetched import Fetched
+from tools.services import ServiceUrl
 from tools.sniffing import image_type
 
 _PLACE = "{prompt}"
@@ -54,9 +55,8 @@ _PARAMETERS = {
 class ImageGenOptions(ToolOptions):
     """Either the server (`base_url`, ...), or the URL (`url_template`)."""
 
-    base_url: str | None = Field(
+    base_url: ServiceUrl | None = Field(
         None,
-        pattern="^https?://",
         description="The server's URL, up to and with '/v1', for example http://images:9000/v1.",
     )
     key: SecretStr | None = Field(None, description="The server's key, if it needs one.")
@@ -127,7 +127,7 @@ class ImageGen(BaseTool):
         remaining_s = context.remaining_s()
         answer = await context.egress.request(
             "POST",
-            f"{(options.base_url or '').rstrip('/')}/images/generations",
+            f"{options.base_url}/images/generations",
             json={name: value for name, value in asked.items() if value is not None},
             headers={"authorization": f"Bearer {options.key.get_secret_value()}"} if options.key else {},
             timeout_s=_PATIENCE_S if remaining_s is None else remaining_s,
