@@ -20,7 +20,6 @@ from itertools import count
 from typing import Any
 
 import anyio
-from tools.egress import Egress
 
 from proxy.chat import Chat
 from proxy.events import Dialog, TurnEnd, Usage, Waiting
@@ -35,6 +34,7 @@ from proxy.usage import Tally
 from proxy.windows import Windows
 from proxy.wire import ChatRequest, Message
 from tools.context import Language, ToolContext
+from tools.egress import Egress
 from tools.errors import ToolError
 from tools.executor import Result, shortened
 from tools.files import FileError, FileStore

@@ -222,12 +222,12 @@ class Collector:
                 self._choices[choice] = _Choice()
             case Usage(usage):
                 self._usage = {"usage": _without_nulls(usage)}
-            case ToolStart() | ToolProgress() | ToolEnd():
-                if self._style.tells_tools:
-                    self._florette.setdefault("events", []).append(_tool_event(event))
-            case Dialog(messages):
-                if self._style.tells_dialog:
-                    self._florette["messages"] = _in_style(messages, self._style)
+            case ToolStart() | ToolProgress() | ToolEnd() if self._style.tells_tools:
+                self._florette.setdefault("events", []).append(_tool_event(event))
+            case Dialog(messages) if self._style.tells_dialog:
+                self._florette["messages"] = _in_style(messages, self._style)
+            case ToolStart() | ToolProgress() | ToolEnd() | Dialog() | Waiting():
+                pass
             case _:
                 self._choices[choice].add(event)
 
@@ -257,9 +257,8 @@ def _tool_event(event: ToolEvent) -> Chunk:
             return {"type": "tool_call", "id": call_id, "name": name, "arguments": arguments}
         case ToolProgress(call_id, text):
             return {"type": "tool_progress", "id": call_id, "text": text}
-        case ToolEnd(call_id, name, status, text, duration_s, cached):
-            told = {"type": "tool_result", "id": call_id, "name": name, "status": status, "content": text}
-            return {**told, "duration_s": round(duration_s, 3), "cached": cached}
+    told = {"type": "tool_result", "id": event.id, "name": event.name, "status": event.status, "content": event.text}
+    return {**told, "duration_s": round(event.duration_s, 3), "cached": event.cached}
 
 
 def _in_style(messages: Sequence[Mapping[str, Any]], style: Style) -> list[Mapping[str, Any]]:

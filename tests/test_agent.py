@@ -325,6 +325,16 @@ def test_the_older_form_works_with_our_tools(sdk: openai.OpenAI, upstream: Scrip
     assert told["messages"][1]["name"] == "echo"
 
 
+def test_the_older_form_tells_its_dialog_in_its_own_way(sdk: openai.OpenAI, upstream: ScriptedUpstream) -> None:
+    upstream.script(Says(echo("a")), Says(": Done."))
+    told = messages_of(sdk, stream=True, functions=[{"name": "mine", "parameters": CITY}])
+    assert told == [
+        {"role": "assistant", "content": None, "function_call": {"name": "echo", "arguments": '{"text": "a"}'}},
+        {"role": "function", "name": "echo", "content": "a"},
+        {"role": "assistant", "content": "Done."},
+    ]
+
+
 # -- demands -----------------------------------------------------------------------------------------------
 
 
@@ -339,6 +349,15 @@ def test_a_hosted_tool_can_be_named_by_its_type(sdk: openai.OpenAI, upstream: Sc
     upstream.script(Says('\n✿ARGS✿: {"text": "a"}\n✿RESULT✿'), Says(": Done."))
     choice: Any = {"type": "echo"}
     assert ask(sdk, stream=False, tools=[{"type": "echo"}], tool_choice=choice).only.content == "Done."
+
+
+def test_what_is_allowed_holds_for_all_turns(sdk: openai.OpenAI, upstream: ScriptedUpstream) -> None:
+    upstream.script(Says(' echo\n✿ARGS✿: {"text": "a"}\n✿RESULT✿'), Says(": Done."))
+    allowed: Any = {"type": "allowed_tools", "allowed_tools": {"mode": "required", "tools": [named("echo")]}}
+    assert ask(sdk, stream=False, model="assistant", tool_choice=allowed).only.content == "Done."
+    for received in upstream.received:
+        assert "### echo" in prompt_of(received)
+        assert "### draw" not in prompt_of(received)
 
 
 def test_with_choice_none_nothing_is_run(sdk: openai.OpenAI, upstream: ScriptedUpstream) -> None:
@@ -458,6 +477,47 @@ def test_an_upstream_that_fails_later_is_an_error_and_never_an_answer(
         ask(sdk, stream=stream, model="assistant")
 
 
+def test_a_context_that_nobody_tells_of_bounds_nothing(florette: Florette, upstream: ScriptedUpstream) -> None:
+    upstream.script(Says(call("flood", '{"characters": 15000}') + "✿RESULT✿"), Fails(404), Says(": Much."))
+    config = {**CONFIG, "models": {"assistant": {"upstream_model": "untold", "tools": ["flood"]}}}
+    with client_of(florette(**config)) as untold:
+        assert ask(untold, stream=False, model="assistant").only.content == "Much."
+    assert prompt_of(upstream.received[2]).count("x" * 15000) == 1
+
+
+def test_where_nobody_counts_tokens_they_are_estimated(florette: Florette, upstream: ScriptedUpstream) -> None:
+    models = {"data": [{"id": "uncounted", "max_model_len": 4096}, "no model", {"id": "other"}]}
+    upstream.script(
+        Says(call("flood", '{"characters": 15000}') + "✿RESULT✿", tokens=(900, 100)),
+        Answers(models),
+        Fails(404),
+        Says(": Much."),
+    )
+    config = {**CONFIG, "models": {"assistant": {"upstream_model": "uncounted", "tools": ["flood"]}}}
+    with client_of(florette(**config)) as sdk:
+        assert ask(sdk, stream=False, model="assistant").only.content == "Much."
+    # 2072 tokens of three bytes each.
+    assert prompt_of(upstream.received[3]).count("x") == pytest.approx(2072 * 3, abs=20)
+
+
+def test_what_cannot_be_kept_is_cut_all_the_same(florette: Florette, upstream: ScriptedUpstream) -> None:
+    models = {"data": [{"id": "full", "max_model_len": 4096}]}
+    upstream.script(
+        Says(call("flood", '{"characters": 15000}') + "✿RESULT✿"), Answers(models), Answers("?"), Says(": Much.")
+    )
+    config = {**CONFIG, "models": {"assistant": {"upstream_model": "full", "tools": ["flood"]}}}
+    with client_of(florette(**config, files_quota_bytes=1000)) as sdk:
+        assert ask(sdk, stream=False, model="assistant").only.content == "Much."
+    assert "the whole text could not be kept: There" in prompt_of(upstream.received[3])
+
+
+def test_arguments_without_end_are_told_to_the_model(sdk: openai.OpenAI, upstream: ScriptedUpstream) -> None:
+    deep = '{"text": "a", "more": ' + "[" * 3000 + "]" * 3000 + "}"
+    upstream.script(Says(call("echo", deep) + "✿RESULT✿"), Says(": Sorry."))
+    assert ask(sdk, stream=False, model="assistant").only.content == "Sorry."
+    assert "Error: " in prompt_of(upstream.received[1])
+
+
 # -- limits ------------------------------------------------------------------------------------------------
 
 
@@ -514,6 +574,13 @@ def test_the_callers_max_tokens_hold_for_all_turns(
     reply = ask(sdk, stream=stream, model="assistant", max_tokens=50)
     assert reply.only.finish == "length"
     assert [received.json["max_tokens"] for received in upstream.received] == [50, 20]
+
+
+def test_a_bound_may_be_a_text_as_vllm_takes_it(sdk: openai.OpenAI, upstream: ScriptedUpstream) -> None:
+    upstream.script(Says(echo("a"), tokens=(10, 30)), Says(": Done."))
+    body: Any = {"max_tokens": "50", "max_completion_tokens": True}
+    ask(sdk, stream=False, model="assistant", extra_body=body)
+    assert [received.json["max_tokens"] for received in upstream.received] == ["50", 20]
 
 
 @both_ways
