@@ -511,13 +511,6 @@ def test_what_cannot_be_kept_is_cut_all_the_same(florette: Florette, upstream: S
     assert "the whole text could not be kept: There" in prompt_of(upstream.received[3])
 
 
-def test_arguments_without_end_are_told_to_the_model(sdk: openai.OpenAI, upstream: ScriptedUpstream) -> None:
-    deep = '{"text": "a", "more": ' + "[" * 3000 + "]" * 3000 + "}"
-    upstream.script(Says(call("echo", deep) + "✿RESULT✿"), Says(": Sorry."))
-    assert ask(sdk, stream=False, model="assistant").only.content == "Sorry."
-    assert "Error: " in prompt_of(upstream.received[1])
-
-
 # -- limits ------------------------------------------------------------------------------------------------
 
 

@@ -93,7 +93,7 @@ def _tool(**fields: Any) -> type[BaseTool]:
 
 def test_a_name_that_is_taken_is_an_error() -> None:
     register_tool("taken")(_tool())
-    with pytest.raises(ValueError, match="there is a tool named 'taken' already, in .*test_tools_base.py"):
+    with pytest.raises(ValueError, match=r"there is a tool named 'taken' already, in .*test_tools_base\.py"):
         register_tool("taken")(_tool())
 
 
