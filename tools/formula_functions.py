@@ -4,6 +4,7 @@ import ast
 import math
 import operator
 from collections.abc import Callable, Mapping
+from functools import reduce
 from types import MappingProxyType
 from typing import Any
 
@@ -38,12 +39,8 @@ def _bits(number: Any) -> float:
 
 
 def _size(number: Any) -> float:
-    try:
-        return abs(complex(number))
-    except OverflowError:
-        return math.inf
-    except TypeError:  # nan, zoo
-        return 0.0
+    # inf for what is larger than a double; nan, which is larger than nothing, for nan and for 1/0.
+    return abs(complex(number))
 
 
 def _factorial(number: Any) -> Any:
@@ -65,6 +62,11 @@ def _binomial(whole: Any, part: Any) -> Any:
     if whole.is_Integer and part.is_Integer and _bits(whole) * min(abs(part), abs(whole - part)) > _MAX_BITS:
         raise InvalidArguments("There is a binomial coefficient in it that is too large to be worked out.")
     return sympy.binomial(whole, part)
+
+
+def _folded(function: Callable[[Any, Any], Any]) -> Callable[..., Any]:
+    # sympy's third argument is something else.
+    return lambda *values: reduce(function, values)
 
 
 def _log(number: Any, base: Any = sympy.E) -> Any:
@@ -100,7 +102,7 @@ FUNCTIONS: Mapping[str, tuple[int, int, Callable[..., Any]]] = MappingProxyType(
         **{"factorial": (1, 1, _factorial), "gamma": (1, 1, _gamma), "binomial": (2, 2, _binomial)},
         **{"atan2": (2, 2, sympy.atan2), "root": (2, 2, sympy.root), "mod": (2, 2, sympy.Mod)},
         # Ten are more than anybody lists.
-        **{name: (2, 10, getattr(sympy, name)) for name in ("gcd", "lcm")},
+        **{"gcd": (2, 10, _folded(sympy.gcd)), "lcm": (2, 10, _folded(sympy.lcm))},
         **{name: (1, 10, getattr(sympy, name.capitalize())) for name in ("min", "max")},
     }
 )

@@ -35,7 +35,8 @@ _MAX_DECIMAL_EXPONENT = 400
 _SIGNS = str.maketrans(
     {
         **{"×": "*", "·": "*", "⋅": "*", "÷": "/", "−": "-", "–": "-", "^": "**", "²": "**2", "³": "**3"},
-        **{"π": " pi ", "∞": " oo ", "√": " sqrt ", "（": "(", "）": ")", "[": "(", "]": ")", "＝": "=", "，": ","},
+        **{"π": " pi ", "∞": " oo ", "√": " sqrt ", "[": "(", "]": ")", "＝": "=", "，": ","},
+        **{"（": "(", "）": ")", "＋": "+", "－": "-", "＊": "*", "／": "/"},
     }
 )
 
@@ -76,7 +77,8 @@ def read_formula(text: str) -> Formula:
     """The expression or equation that the text is. InvalidArguments says what is wrong with it."""
     if len(text) > MAX_CHARS:
         raise InvalidArguments(f"The expression is longer than {MAX_CHARS:,} characters.")
-    source = "".join(_tokens(text.translate(_SIGNS)))
+    # With blanks between them: two numbers side by side are no longer one.
+    source = " ".join(_tokens(text.translate(_SIGNS)))
     if not source:
         raise InvalidArguments("The expression is empty.")
     try:
