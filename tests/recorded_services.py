@@ -12,7 +12,7 @@ Json = dict[str, Any]
 
 
 class Services:
-    """Answers each path with what the test put there: JSON, a list of which each is told once, or a status."""
+    """Answers each path with what the test put there: JSON, a response, a status, or a list to tell one by one."""
 
     def __init__(self) -> None:
         self.answers: dict[str, Any] = {}
@@ -26,4 +26,6 @@ class Services:
         answer = self.answers[path]
         if isinstance(answer, list):
             answer = answer.pop(0)
+        if isinstance(answer, Response):
+            return answer
         return JSONResponse({"error": {"message": "no"}}, answer) if isinstance(answer, int) else JSONResponse(answer)

@@ -99,6 +99,32 @@ async def test_other_places_of_the_name_are_told(served: Served) -> None:
 
 
 @pytest.mark.parametrize(
+    ("language", "told_now"),
+    [("en", "WMO code 42, temperature 8.4°C, humidity 81%"), ("zh", "天气代码 42，气温 8.4°C，湿度 81%")],
+)
+async def test_what_no_model_knows_is_left_out(served: Served, language: Language, told_now: str) -> None:
+    services, url = served
+    missing = dict.fromkeys(["apparent_temperature", "precipitation", "wind_speed_10m", "wind_direction_10m"])
+    day = {name: [None] for name in DAILY} | {"time": ["2026-11-29"], "temperature_2m_max": [9.0]}
+    services.answers = {
+        "v1/search": {"results": [PLACE]},
+        "v1/forecast": {"current": {**CURRENT, **missing, "weather_code": 42}, "daily": day},
+    }
+    said = await told(Weather(base_url=f"{url}/v1", geocoding_url=f"{url}/v1"), language, location="Paris")
+    assert said.splitlines()[1] == told_now
+    assert said.splitlines()[3] == "- 2026-11-29: "
+
+
+@pytest.mark.parametrize(("degrees", "wind"), [(0, "north"), (337.5, "north"), (22.6, "northeast"), (180, "south")])
+async def test_the_wind_is_told_by_where_it_comes_from(served: Served, degrees: float, wind: str) -> None:
+    services, url = served
+    current = {**CURRENT, "wind_direction_10m": degrees}
+    services.answers = {"v1/search": {"results": [PLACE]}, "v1/forecast": {"current": current, "daily": DAILY}}
+    said = await told(Weather(base_url=f"{url}/v1", geocoding_url=f"{url}/v1"), location="Paris")
+    assert f"wind from the {wind} at 12.0 km/h" in said
+
+
+@pytest.mark.parametrize(
     ("answers", "kind", "said"),
     [
         ({"v1/search": {}}, ToolError, "no place named 'Atlantis'"),
@@ -121,6 +147,8 @@ def test_the_services_of_the_internet_need_no_allowance() -> None:
         Weather().validate_parameters({"location": "Paris", "days": 8})
     with pytest.raises(ValueError, match="base_url"):
         Weather(base_url="ftp://x")
+    with pytest.raises(ValueError, match="without a query"):
+        Weather(geocoding_url="https://x.example/v1?key=1")
 
 
 # -- AMap --------------------------------------------------------------------------------------------------
@@ -180,7 +208,11 @@ async def test_a_name_that_amap_does_not_know_is_looked_up_as_an_address(served:
         ({"status": "0", "info": "INVALID_USER_KEY", "infocode": "10001"}, ToolError, "INVALID_USER_KEY"),
         ({"status": "0", "info": "CUQPS_HAS_EXCEEDED_THE_LIMIT", "infocode": "10021"}, RetryableToolError, "EXCEEDED"),
         ({"status": "0", "infocode": "30001"}, ToolError, "knows no place"),
+        ({"status": "0"}, ToolError, "AMap refused: it does not say why"),
+        ({"status": "1", "lives": []}, ToolError, "knows no place"),
+        ({"status": "1", "lives": [[]]}, ToolError, "knows no place"),
         ([1], ToolError, "cannot be read"),
+        (503, RetryableToolError, "503"),
     ],
 )
 async def test_what_amap_refuses_is_told_without_the_key(
@@ -194,8 +226,38 @@ async def test_what_amap_refuses_is_told_without_the_key(
     assert "amap-key" not in caught.value.message
 
 
+async def test_an_adcode_is_no_address(served: Served) -> None:
+    services, url = served
+    services.answers = {"v3/weather/weatherInfo": {"status": "1", "lives": []}}
+    with pytest.raises(ToolError, match="knows no place named '999999'"):
+        await told(amap(url), "zh", location=" 999999 ")
+    assert len(services.asked) == 1
+
+
+async def test_an_address_that_several_places_have_is_asked_back(served: Served) -> None:
+    services, url = served
+    geocodes = [
+        {"adcode": "210202", "province": "辽宁省", "city": "大连市", "district": "中山区"},
+        {"adcode": "442000", "province": "广东省", "city": "中山市", "district": []},
+    ]
+    services.answers = {
+        "v3/weather/weatherInfo": {"status": "1", "lives": []},
+        "v3/geocode/geo": {"status": "1", "geocodes": geocodes},
+    }
+    with pytest.raises(ToolError, match=r"辽宁省大连市中山区 \(210202\); 广东省中山市 \(442000\)\. Call again"):
+        await told(amap(url), "zh", location="中山")
+
+
+async def test_a_forecast_without_days_is_told_as_it_is(served: Served) -> None:
+    services, url = served
+    forecast = {"province": "北京", "city": "北京市", "reporttime": "now", "casts": None}
+    services.answers = {"v3/weather/weatherInfo": {"status": "1", "forecasts": [forecast]}}
+    assert await told(amap(url), "zh", location="北京", forecast=True) == "北京市的天气预报（now 发布）："
+
+
 def test_amap_needs_a_key() -> None:
     assert AmapWeather().unavailable() is not None
     assert AmapWeather(key="k").unavailable() is None
-    assert "k" not in repr(AmapWeather(key="secret-key").options).replace("key", "")
+    assert AmapWeather(key="").unavailable() is not None
+    assert "secret" not in repr(AmapWeather(key="secret-key").options)
     assert list(AmapWeather(key="k").origins()) == []
