@@ -196,7 +196,8 @@ class ApiOperation(BaseTool):
     def _without_keys(self, text: str) -> str:
         # Some services send back what they were sent.
         for value in self._headers.values():
-            for secret in {value, value.rpartition(" ")[2]}:
+            # The key alone first, then what stands around it: the order has to be the same each time.
+            for secret in (value.rpartition(" ")[2], value):
                 if len(secret) >= _MIN_SECRET:
                     text = text.replace(secret, "***")
         return text
