@@ -487,6 +487,11 @@ async def test_equal_calls_of_other_tools_are_all_made(workers: Workers) -> None
     assert [result.text for result in results] == ["one", "two"]
 
 
+async def test_a_tool_that_loses_patience_by_itself_has_a_bug_cached_or_not(workers: Workers) -> None:
+    for executor in (cached(workers, Cacheable(TimeoutError())), executor_of(workers, Scripted(TimeoutError()))):
+        assert (await result_of(executor, call("scripted"))).status == "bug"
+
+
 async def test_errors_are_not_kept(workers: Workers) -> None:
     executor = cached(workers, Cacheable(ToolError("No."), "yes"))
     assert [(await result_of(executor, call("scripted"))).text for _ in range(2)] == ["Error: No.", "yes"]

@@ -5,7 +5,8 @@ It is told on its standard input and answers on its standard output, in frames: 
     <- {"name", "source", "options", "path", "memory_bytes"}               first: which tool
     -> {"ready": true}  |  {"bug": traceback}
     <- {"params", "context"}                                               then each call
-    -> {"progress": text} ... then {"items"}  |  {"error", "kind", "retry_after_s"}  |  {"bug": traceback}
+    -> {"taken": true}, {"progress": text} ... then
+       {"items"}  |  {"error", "kind", "retry_after_s"}  |  {"bug": traceback}
 
 SIGTERM sets the call's `cancelled`; what does not heed it is killed. The end of the input is the end of the process,
 and so is that of the server. What a tool prints goes to standard error, where the server's log goes, too.
@@ -54,6 +55,8 @@ def main() -> None:
         return
     _write(answers, {"ready": True})
     while (call := _read(frames)) is not None:
+        # Whoever does not hear this knows that the call was not begun, and can make it elsewhere.
+        _write(answers, {"taken": True})
         _write(answers, _answer(tool, call, answers, cancelled))
 
 

@@ -170,10 +170,13 @@ class Executor:
         # Others may wait for it, too: it runs by the tool's own settings, and each waits as long as it wants to.
         made = self._cache.through(key, settings.cache_ttl_s, lambda: self._shared(call, equipped, context))
         try:
-            async with asyncio.timeout(settings.timeout_s if settings != equipped.settings else None):
+            async with asyncio.timeout(settings.timeout_s if settings != equipped.settings else None) as limit:
                 return await made
         except TimeoutError:
-            raise _Late from None
+            if limit.expired():
+                raise _Late from None
+            # The tool's own, which is a bug of its.
+            raise
 
     async def _shared(self, call: Call, equipped: Equipped, context: ToolContext) -> list[ContentItem]:
         # Whoever asked first may leave, and its directory goes with it.

@@ -64,7 +64,13 @@ class Workers:
         idle[:] = [process for process in idle if process.is_alive]
         process = idle.pop() if idle else await _Process.start(tool, options, self._environment)
         try:
-            answer = await process.call(params, context)
+            if not await process.takes(params, context):
+                # It died while it was idle, and nobody had heard of it yet.
+                self._end(process)
+                process = await _Process.start(tool, options, self._environment)
+                if not await process.takes(params, context):
+                    raise ToolError("The tool's process ended before the call.")
+            answer = await process.answer(context)
         except BaseException:
             self._end(process, running=True)
             raise
@@ -138,9 +144,17 @@ class _Process:
         """False once it is known to have ended."""
         return self._process.returncode is None
 
-    async def call(self, params: str, context: ToolContext) -> dict[str, Any]:
+    async def takes(self, params: str, context: ToolContext) -> bool:
+        """Hands the call over; False if the process has gone without beginning it."""
         self.calls += 1
-        self._write({"params": params, "context": _told(context)})
+        try:
+            self._write({"params": params, "context": _told(context)})
+            return bool((await self._read()).get("taken"))
+        except ToolError:
+            return False
+
+    async def answer(self, context: ToolContext) -> dict[str, Any]:
+        """What becomes of the call."""
         while True:
             answer = await self._read()
             if "progress" not in answer:
