@@ -79,8 +79,10 @@ COMPILE = $(BIN)/uv pip compile --quiet --no-config --no-emit-index-url --no-emi
 
 lock: $(BIN)/python ## Write the locks anew from pyproject.toml; UPGRADE=1 takes the newest versions
 	@$(PIP) install uv==$(UV_VERSION)
-	@$(COMPILE) --extra dev pyproject.toml --output-file .ci/requirements.lock
-	@$(COMPILE) --constraint .ci/requirements.lock pyproject.toml --output-file requirements.lock
+	@$(COMPILE) --extra dev --extra kernels --extra gateway pyproject.toml --output-file .ci/requirements.lock
+	@$(COMPILE) --constraint .ci/requirements.lock --extra kernels pyproject.toml --output-file requirements.lock
+	@$(COMPILE) --constraint .ci/requirements.lock --extra kernels --extra gateway pyproject.toml \
+		--output-file .ci/gateway.lock
 	@$(COMPILE) --no-generate-hashes --group clients pyproject.toml --output-file tests/clients.txt
 
 image: ## Build the container image

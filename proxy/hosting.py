@@ -21,7 +21,7 @@ from proxy.errors import InvalidRequest, ToolForbidden
 from proxy.pending import Pending
 from proxy.wire import ChatRequest, read_request
 from tools.base import BaseTool
-from tools.context import AttachedFile
+from tools.attached import AttachedFile
 from tools.executor import Executor
 from tools.files import FileError, FileStore
 from tools.settings import Wishes

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from misbehaving import PIXEL, Echo, Greet, Scripted, Watched
 from tools.base import TOOL_REGISTRY, BaseTool, RetryableToolError, ToolContext, ToolError
 from tools.cache import ToolCache
-from tools.context import AttachedFile
+from tools.attached import AttachedFile
 from tools.executor import Call, Executor, Result, shortened
 from tools.settings import ToolEntry, Wishes
 from tools.stores import open_store

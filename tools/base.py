@@ -20,7 +20,8 @@ from typing import Any, ClassVar, TypeVar
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from tools.context import AttachedFile, ToolContext
+from tools.attached import AttachedFile
+from tools.context import ToolContext
 from tools.errors import InvalidArguments, RetryableToolError, ToolError, ToolUnavailable
 from tools.items import ContentItem, FileItem, ImageItem, TextItem, ToolOutput
 from tools.parameters import Parameters, as_schema, of_function, validated

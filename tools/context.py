@@ -7,23 +7,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
+from tools.attached import AttachedFile
 from tools.egress import Egress
+from tools.outcomes import Kernels
 
 Language = Literal["zh", "en"]
 
 #: So much of a report of progress is told: it is a line for somebody who waits.
 MAX_PROGRESS_CHARS = 1000
-
-
-@dataclass(frozen=True, slots=True)
-class AttachedFile:
-    """A file of the conversation. `path` is where its bytes are; it is not to be written to."""
-
-    id: str
-    name: str
-    size_bytes: int
-    sha256: str
-    path: Path
 
 
 def _silent(_: str) -> None:
@@ -37,7 +28,8 @@ class ToolContext:
     `session_id` names the conversation, `caller` whose it is. `workdir` is a directory of the session's own. `files`
     are those that the caller handed over. `language` is that of the conversation. `deadline` is the moment, on the
     clock of `time.monotonic`, at which the call is ended; `cancelled` is set when its result is no longer wanted.
-    `progress` tells whoever waits what is being done. `egress` is the way to the network, for asynchronous tools.
+    `progress` tells whoever waits what is being done. `egress` is the way to the network, for asynchronous tools;
+    `kernels` run Python code for them, if there are any.
     """
 
     session_id: str = ""
@@ -49,6 +41,7 @@ class ToolContext:
     cancelled: threading.Event = field(default_factory=threading.Event)
     progress: Callable[[str], None] = _silent
     egress: Egress = field(default_factory=Egress)
+    kernels: Kernels | None = None
 
     def remaining_s(self) -> float | None:
         """The seconds until the deadline, none of them negative; None without a deadline."""

@@ -1,0 +1,46 @@
+"""What a kernel is to sessions and pools, wherever it runs."""
+
+from pathlib import Path
+from typing import Protocol
+
+from tools.outcomes import MadeFile, Outcome
+
+
+class Kernel(Protocol):
+    """One running kernel and its working directory. It runs one cell at a time."""
+
+    @property
+    def alive(self) -> bool:
+        """False once its process has ended, or it was closed."""
+        ...
+
+    async def execute(self, code: str, *, time_s: float) -> Outcome:
+        """Runs a cell, for `time_s` at most; without its files. Raises nothing but cancellation, which ends the cell."""
+        ...
+
+    async def put(self, name: str, path: Path) -> None:
+        """Puts a copy of the file at `path` into the working directory, in place of what has that name there.
+
+        ToolError if it does not fit.
+        """
+        ...
+
+    async def changes(self) -> list[MadeFile]:
+        """The files that are new or changed since this was asked last, or were put there."""
+        ...
+
+    async def inherit(self, dead: "Kernel") -> bool:
+        """Takes over the files of a kernel that has died; False if they have gone with it."""
+        ...
+
+    def pause(self) -> None:
+        """Stops all that runs in it, until `resume`: it uses no processor."""
+        ...
+
+    def resume(self) -> None:
+        """Lets it run on."""
+        ...
+
+    async def aclose(self) -> None:
+        """Ends it, and all that runs in it."""
+        ...

@@ -1,0 +1,1 @@
+"""The sandbox: a program that sees, reaches and uses only what it is given. Linux only; knows nothing of kernels."""
