@@ -22,7 +22,7 @@ from typing import Any
 import anyio
 
 from proxy.chat import Chat
-from proxy.events import Dialog, TurnEnd, Usage, Waiting
+from proxy.events import Dialog, Session, TurnEnd, Usage, Waiting
 from proxy.formats.content import is_chinese
 from proxy.hosting import Hosted
 from proxy.inbox import Inbox
@@ -52,6 +52,9 @@ _NO_MORE: Mapping[Language, str] = {
     "en": "No more tools can be called now. Answer with what you know so far.",
     "zh": "现在不能再调用工具了。请根据目前已知的信息作答。",
 }
+
+#: So many bytes by chance has the name of a session that the caller did not name: 192 bits, and 32 characters.
+_SESSION_BYTES = 24
 
 #: Results shorter than this, all together, fit into any context.
 _SMALL_CHARACTERS = 2_000
@@ -111,8 +114,10 @@ class _Answer:
         self._messages: list[Message] = list(hosted.request.messages)
         self._language = _language(self._messages)
         self._inbox = Inbox()
+        # A name of our own making is as good as a key: who does not know it cannot guess it.
+        self._session = hosted.tells.session or secrets.token_urlsafe(_SESSION_BYTES)
         context = ToolContext(
-            session_id=secrets.token_hex(16),
+            session_id=self._session,
             caller=asker.name,
             files=hosted.files,
             language=self._language,
@@ -157,6 +162,8 @@ class _Answer:
             before = turn.then()
         finish = turn.finish if turn.finish in _CUT_OFF or not turn.handed_back else "tool_calls"
         yield [(0, TurnEnd(finish, turn.fields)), (0, Dialog(self._dialog))]
+        if self._hosted.keeps_sessions:
+            yield [(0, Session(self._session))]
         if usage := self._tally.usage:
             yield [(0, Usage(usage))]
 

@@ -16,6 +16,7 @@ from proxy.events import (
     Event,
     Extras,
     Reasoning,
+    Session,
     Text,
     ToolEnd,
     ToolEvent,
@@ -108,6 +109,8 @@ class ChunkWriter:
                 return [self._aside("florette", _tool_event(event))]
             case Dialog(messages) if self._style.tells_dialog:
                 return [self._aside("florette", {"messages": _in_style(messages, self._style)})]
+            case Session(session):
+                return [self._aside("florette", {"session": session})]
             case _:
                 return []
 
@@ -226,6 +229,8 @@ class Collector:
                 self._florette.setdefault("events", []).append(_tool_event(event))
             case Dialog(messages) if self._style.tells_dialog:
                 self._florette["messages"] = _in_style(messages, self._style)
+            case Session(session):
+                self._florette["session"] = session
             case ToolStart() | ToolProgress() | ToolEnd() | Dialog() | Waiting():
                 pass
             case _:

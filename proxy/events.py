@@ -1,7 +1,7 @@
 """What a turn can say: the values that pass from the parser to whoever writes the answer.
 
     for each choice:    TurnStart (Reasoning | Text | CallStart CallArguments* CallEnd | Extras)* Halt? Dropped? TurnEnd
-    once, at the end:   Dialog? Usage
+    once, at the end:   Dialog? Session? Usage
 
 Where tools run here, an answer takes several turns, which are told as one; beside it, in no choice's order:
 ToolStart ToolProgress* ToolEnd for each call that is run, and Waiting while nothing else is said.
@@ -151,10 +151,17 @@ class Dialog:
     messages: Sequence[Mapping[str, Any]]
 
 
+@dataclass(frozen=True, slots=True)
+class Session:
+    """The conversation whose state tools have kept here: whoever names it goes on with it."""
+
+    id: str
+
+
 #: What a parser gives: everything that can be read off the text alone.
 ParserEvent = Reasoning | Text | CallStart | CallArguments | CallEnd | Halt | Dropped | Runaway
 
 #: What is told of tools that run here.
 ToolEvent = ToolStart | ToolProgress | ToolEnd
 
-Event = TurnStart | ParserEvent | Extras | TurnEnd | Usage | ToolEvent | Waiting | Dialog
+Event = TurnStart | ParserEvent | Extras | TurnEnd | Usage | ToolEvent | Waiting | Dialog | Session

@@ -11,17 +11,18 @@ from collections import Counter
 from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
-from typing import Any
+from types import MappingProxyType
+from typing import Annotated, Any
 
 import anyio
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from proxy.auth import Caller
 from proxy.errors import InvalidRequest, ToolForbidden
 from proxy.pending import Pending
 from proxy.wire import ChatRequest, read_request
-from tools.base import BaseTool
 from tools.attached import AttachedFile
+from tools.base import BaseTool
 from tools.executor import Executor
 from tools.files import FileError, FileStore
 from tools.settings import Wishes
@@ -31,6 +32,16 @@ Json = dict[str, Any]
 
 #: Types of tools that are the caller's own, or refused by `wire` in its own words.
 _CALLERS = (None, "function", "custom")
+
+#: What the request's field `florette`, and each field in it, must be.
+_MUST_BE: Mapping[str, str] = MappingProxyType(
+    {
+        "florette": "it must be an object",
+        "florette.events": "it must be true or false",
+        "florette.messages": "it must be true or false",
+        "florette.session": "it must be a string of 1 to 128 letters, digits, '_', '.' or '-'",
+    }
+)
 
 #: Of an entry's fields, those that are no settings; `container` is OpenAI's way to hand files to an interpreter.
 _NO_WISHES = ("type", "container", "file_ids")
@@ -81,12 +92,14 @@ class Tells(BaseModel):
     """The field `florette` of a request: what a caller wants to be told of tools that run here.
 
     `events`: each call, its progress and its result, as they come; `messages`: all messages of the answer, at its end.
+    `session` names the conversation that tools go on with; None: a new one, whose name the answer tells.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     events: bool = False
     messages: bool = False
+    session: Annotated[str | None, Field(pattern=r"^[A-Za-z0-9_.-]{1,128}$")] = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,6 +116,11 @@ class Hosted:
     tells: Tells
     files: tuple[AttachedFile, ...]
     setup: Setup
+
+    @property
+    def keeps_sessions(self) -> bool:
+        """True if one of its tools keeps the conversation's state here."""
+        return any(self.setup.executor.toolbox.tools[name].tool.uses_kernels for name in self.ours)
 
 
 class Hosting:
@@ -240,8 +258,8 @@ def _tells(body: Json) -> Tells:
     except ValidationError as error:
         first = error.errors(include_url=False, include_input=False)[0]
         param = ".".join(("florette", *map(str, first["loc"])))
-        known = ", ".join(map(repr, Tells.model_fields))
-        raise InvalidRequest(f"Invalid value for '{param}': there are {known}, true or false.", param=param) from None
+        known = "there are 'events' and 'messages', true or false, and 'session', a name"
+        raise InvalidRequest(f"Invalid value for '{param}': {_MUST_BE.get(param, known)}.", param=param) from None
 
 
 def _entries(body: Json) -> dict[int, Json]:

@@ -86,6 +86,8 @@ class BaseTool(ABC):
     max_concurrency: int = 16
     #: The longest result that the model is shown; a longer one is cut in its middle and kept as a file.
     max_output_chars: int = 20_000
+    #: True if it runs code in kernels, and so keeps what the code makes for the session: it needs some in its context.
+    uses_kernels: bool = False
     #: So much address space has the process that a synchronous call runs in; None: as much as there is.
     memory_bytes: int | None = 2 * 1024**3
 
