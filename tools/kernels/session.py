@@ -1,0 +1,157 @@
+"""One session: its kernel, the files that were put there, and what the model is to be told of its past."""
+
+import asyncio
+import logging
+from collections.abc import Sequence
+from dataclasses import replace
+from enum import IntEnum
+
+from tools.attached import AttachedFile
+from tools.errors import ToolError
+from tools.kernels.kernel import Kernel
+from tools.kernels.pool import Pool
+from tools.outcomes import MadeFile, Outcome
+
+logger = logging.getLogger(__name__)
+
+
+class Lost(IntEnum):
+    """How much of what earlier cells had made is gone; the larger includes the smaller."""
+
+    NOTHING = 0
+    VARIABLES = 1
+    FILES = 2
+    ALL = 3
+
+
+_TOLD = {
+    Lost.VARIABLES: "The kernel was restarted: variables and imports of earlier cells are lost, their files are kept.",
+    Lost.FILES: (
+        "The kernel was restarted: variables, imports and files of earlier cells are lost;"
+        " only attached files are there again."
+    ),
+    Lost.ALL: (
+        "The session had ended and starts anew: variables, imports and files of earlier cells are lost;"
+        " only attached files are there again."
+    ),
+}
+
+_DIED = "The kernel has ended, and its variables and imports with it."
+
+
+class Session:
+    """A kernel of the pool's, made when it is needed. Whoever calls `run` or `renew` holds the `lock`.
+
+    `lost`: what is to be told with the first outcome. `users` counts those who run a cell or wait for the lock.
+    """
+
+    def __init__(self, pool: Pool, pause_after_s: float, lost: Lost = Lost.NOTHING) -> None:
+        self.lock = asyncio.Lock()
+        self.users = 0
+        self.has_place = False
+        self.kernel: Kernel | None = None
+        self.lost = lost
+        #: When its life began, and when it was last in use.
+        self.born_s = 0.0
+        self.used_s = 0.0
+        self._pool = pool
+        self._pause_after_s = pause_after_s
+        self._put: set[str] = set()
+        self._pausing: asyncio.TimerHandle | None = None
+        self._is_paused = False
+
+    async def run(self, code: str, files: Sequence[AttachedFile], time_s: float) -> Outcome:
+        """Runs a cell. ToolError if no kernel can be had."""
+        kernel = await self._running()
+        notes = await self._bring(kernel, files)
+        outcome = await kernel.execute(code, time_s=time_s)
+        made = await _changes(kernel, notes)
+        told = [_TOLD[self.lost]] if self.lost else []
+        self.lost = Lost.NOTHING
+        died = [] if kernel.alive else [_DIED]
+        return replace(outcome, files=(*outcome.files, *made), notes=(*told, *outcome.notes, *notes, *died))
+
+    async def renew(self) -> None:
+        """Ends the kernel; the next cell gets one that knows nothing of it."""
+        kernel, self.kernel = self.kernel, None
+        if kernel:
+            self._lose(Lost.ALL)
+            await asyncio.wait({self._pool.end(kernel)})
+
+    def rest(self) -> None:
+        """The kernel has nothing to do: it is paused in a while, unless it is used again."""
+        if not self._is_paused:
+            self._pausing = asyncio.get_running_loop().call_later(self._pause_after_s, self._pause)
+
+    def stay(self) -> None:
+        """The kernel is not to be paused."""
+        if self._pausing:
+            self._pausing.cancel()
+            self._pausing = None
+
+    def end(self) -> asyncio.Future[None] | None:
+        """Ends the kernel aside; the future is done when it has gone. None if there is none."""
+        self.stay()
+        return self._pool.end(self.kernel) if self.kernel else None
+
+    def _pause(self) -> None:
+        self._pausing = None
+        if self.kernel and self.kernel.alive:
+            self.kernel.pause()
+            self._is_paused = True
+
+    async def _running(self) -> Kernel:
+        if self.kernel is None:
+            self.kernel = await self._pool.take()
+        elif not self.kernel.alive:
+            self.kernel = await self._heir(self.kernel)
+        elif self._is_paused:
+            self.kernel.resume()
+        self._is_paused = False
+        return self.kernel
+
+    async def _heir(self, dead: Kernel) -> Kernel:
+        fresh = await self._pool.take()
+        try:
+            is_kept = await _inherited(fresh, dead)
+        except asyncio.CancelledError:
+            # The next cell tries again: what is dead keeps its files.
+            self._pool.end(fresh)
+            raise
+        self._pool.end(dead)
+        self._lose(Lost.VARIABLES if is_kept else Lost.FILES)
+        return fresh
+
+    def _lose(self, lost: Lost) -> None:
+        self.lost = max(self.lost, lost)
+        if lost >= Lost.FILES:
+            self._put.clear()
+
+    async def _bring(self, kernel: Kernel, files: Sequence[AttachedFile]) -> list[str]:
+        notes = []
+        for file in files:
+            if file.id not in self._put:
+                try:
+                    await kernel.put(file.name, file.path)
+                    self._put.add(file.id)
+                except ToolError as error:
+                    notes.append(f"The attached file {file.name!r} is not there: {error.message}")
+        return notes
+
+
+async def _inherited(fresh: Kernel, dead: Kernel) -> bool:
+    try:
+        return await fresh.inherit(dead)
+    except Exception:
+        logger.exception("the files of a kernel that has died cannot be taken over")
+        return False
+
+
+async def _changes(kernel: Kernel, notes: list[str]) -> list[MadeFile]:
+    try:
+        return await kernel.changes()
+    except Exception:
+        # What the cell has said is worth more than its files.
+        logger.exception("the files of a cell cannot be read")
+        notes.append("The files that the cell made cannot be read.")
+        return []
