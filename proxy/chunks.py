@@ -263,7 +263,8 @@ def _tool_event(event: ToolEvent) -> Chunk:
         case ToolProgress(call_id, text):
             return {"type": "tool_progress", "id": call_id, "text": text}
     told = {"type": "tool_result", "id": event.id, "name": event.name, "status": event.status, "content": event.text}
-    return {**told, "duration_s": round(event.duration_s, 3), "cached": event.cached}
+    details = {} if event.details is None else {"details": event.details}
+    return {**told, "duration_s": round(event.duration_s, 3), "cached": event.cached, **details}
 
 
 def _in_style(messages: Sequence[Mapping[str, Any]], style: Style) -> list[Mapping[str, Any]]:

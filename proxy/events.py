@@ -129,7 +129,10 @@ class ToolProgress:
 
 @dataclass(frozen=True, slots=True)
 class ToolEnd:
-    """The call has a result: `text` is what the model reads, `status` is `ok` or what went wrong."""
+    """The call has a result: `text` is what the model reads, `status` is `ok` or what went wrong.
+
+    `details` are what the tool tells the caller's program beside it.
+    """
 
     id: str
     name: str
@@ -137,6 +140,7 @@ class ToolEnd:
     text: str
     duration_s: float
     cached: bool = False
+    details: Mapping[str, Any] | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -126,7 +126,7 @@ class Running:
         self._tell(ToolStart(call.id, call.name, call.arguments))
         result = await self._result(call)
         self._tell(
-            ToolEnd(call.id, call.name, result.status, result.text, result.duration_s, result.cached),
+            ToolEnd(call.id, call.name, result.status, result.text, result.duration_s, result.cached, result.details)
         )
         return result
 

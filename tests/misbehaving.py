@@ -18,6 +18,7 @@ from pydantic import Field
 
 from tools.base import (
     BaseTool,
+    Details,
     FileItem,
     ImageItem,
     RetryableToolError,
@@ -142,6 +143,17 @@ def surroundings(context: ToolContext) -> dict[str, Any]:
 def draw(shape: Annotated[str, Field(description="What to draw")] = "dot") -> list[Any]:
     """Draws a picture."""
     return [TextItem(f"a {shape}"), ImageItem(data=PIXEL, name=f"{shape}.png"), FileItem("notes.txt", data=b"a dot")]
+
+
+@register_tool("explain")
+class Explain(Echo):
+    """Tells the caller's program more than the model."""
+
+    cacheable = True
+
+    def call(self, params: str, **kwargs: Any) -> Any:
+        text = super().call(params)
+        return [TextItem(text), Details({"characters": len(text)})]
 
 
 class Greeting(ToolOptions):

@@ -16,7 +16,7 @@ from clock import Clock
 from serving import PATIENCE_S
 from tools.cache import CacheScope, ToolCache
 from tools.errors import RetryableToolError, ToolError
-from tools.items import ContentItem, FileItem, ImageItem, TextItem
+from tools.items import ContentItem, Details, FileItem, ImageItem, TextItem
 from tools.stores import Store, StoreError, open_store
 
 ITEMS: list[ContentItem] = [TextItem("It is sunny.")]
@@ -181,8 +181,9 @@ async def test_a_result_is_good_until_its_time_is_over() -> None:
         TextItem("x" * 1_000_000),
         ImageItem(data=bytes(1_000_000)),
         FileItem("page.html", url="x" * 1_000_000),
+        Details({"x": "x" * 999_991}),
     ],
-    ids=["text", "data", "url"],
+    ids=["text", "data", "url", "details"],
 )
 async def test_a_result_of_more_than_a_megabyte_is_not_kept(store: Store, item: ContentItem) -> None:
     cache = ToolCache(store)

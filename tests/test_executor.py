@@ -13,9 +13,19 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from misbehaving import PIXEL, Echo, Greet, Scripted, Watched
-from tools.base import TOOL_REGISTRY, BaseTool, RetryableToolError, ToolContext, ToolError
-from tools.cache import ToolCache
 from tools.attached import AttachedFile
+from tools.base import (
+    TOOL_REGISTRY,
+    BaseTool,
+    Details,
+    FileItem,
+    ImageItem,
+    RetryableToolError,
+    TextItem,
+    ToolContext,
+    ToolError,
+)
+from tools.cache import ToolCache
 from tools.executor import Call, Executor, Result, shortened
 from tools.settings import ToolEntry, Wishes
 from tools.stores import open_store
@@ -131,6 +141,57 @@ async def test_images_and_files_are_kept_and_told_as_links(workers: Workers) -> 
     result = await result_of(executor_of(workers, "draw"), call("draw", shape="line"), keep=keep)
     assert result.text == "a line\n![line.png](http://here/line.png)\n[notes.txt](http://here/notes.txt)"
     assert kept == {"line.png": PIXEL, "notes.txt": b"a dot"}
+
+
+async def test_details_are_for_programs_and_tell_where_items_were_kept(workers: Workers) -> None:
+    async def keep(name: str, data: bytes) -> str:
+        if name == "big.bin":
+            raise ToolError("There is no room for more files.")
+        return f"http://here/{name}"
+
+    kept = [ImageItem(data=PIXEL, name="a.png"), FileItem("big.bin", data=b"x"), FileItem("c.txt", url="http://c")]
+    said = [TextItem("text"), Details({"files": ["a.png"], "lone": "\ud800"}), *kept, Details({"status": "ok"})]
+    result = await result_of(executor_of(workers, Scripted(said)), call("scripted"), keep=keep)
+    assert result.text.splitlines() == [
+        "text",
+        "![a.png](http://here/a.png)",
+        "(big.bin could not be kept: There is no room for more files.)",
+        "[c.txt](http://c)",
+    ]
+    assert result.details == {
+        "files": ["a.png"],
+        "lone": "?",
+        "status": "ok",
+        "links": {"a.png": "http://here/a.png"},
+    }
+
+
+@pytest.mark.parametrize(
+    ("said", "details"),
+    [
+        (TextItem("a"), None),
+        (FileItem("a.txt", data=b"a"), None),
+        (Details({}), {}),
+        (Details({"links": "none"}), {"links": "none"}),
+        (ToolError("Closed."), None),
+    ],
+    ids=str,
+)
+async def test_there_are_details_where_the_tool_gives_some(workers: Workers, said: Any, details: Any) -> None:
+    assert (await result_of(executor_of(workers, Scripted(said)), call("scripted"))).details == details
+
+
+async def test_details_come_out_of_a_process_and_out_of_the_cache(workers: Workers) -> None:
+    made = executor_of(workers, "explain", cache=ToolCache(open_store("memory:", max_bytes=10**6)))
+    results = [await result_of(made, call("explain", text="so")) for _ in range(2)]
+    assert [(result.text, result.details, result.cached) for result in results] == [
+        ("so", {"characters": 2}, False),
+        ("so", {"characters": 2}, True),
+    ]
+
+
+async def test_what_is_no_character_does_not_reach_the_model(workers: Workers) -> None:
+    assert (await result_of(executor_of(workers, Scripted("a\ud800b")), call("scripted"))).text == "a?b"
 
 
 async def test_what_cannot_be_kept_is_told_to_the_model(workers: Workers) -> None:

@@ -14,6 +14,7 @@ from pydantic import BaseModel, Field
 from tools.base import (
     TOOL_REGISTRY,
     BaseTool,
+    Details,
     FileItem,
     ImageItem,
     InvalidArguments,
@@ -273,6 +274,7 @@ def test_arguments_pass_if_the_schema_says_so_and_only_then(value: Any) -> None:
         st.builds(TextItem, st.text())
         | st.builds(ImageItem, st.none() | st.text(), st.none() | st.binary(), st.text())
         | st.builds(FileItem, st.text(), st.none() | st.text(), st.none() | st.binary())
+        | st.builds(Details, st.dictionaries(st.text(), st.text() | st.lists(st.integers())))
     )
 )
 def test_items_come_back_from_json_as_they_were(items: list[Any]) -> None:
@@ -285,3 +287,10 @@ def test_an_item_may_stand_alone() -> None:
         as_items(float("nan"))
     with pytest.raises(TypeError):
         as_items(uuid.uuid4())  # type: ignore[arg-type]
+
+
+def test_details_are_as_json_has_them() -> None:
+    assert as_items([TextItem("a"), Details({"sizes": (1, 2)})]) == [TextItem("a"), Details({"sizes": [1, 2]})]
+    for data in ({"x": float("nan")}, {"x": uuid.uuid4()}):
+        with pytest.raises(TypeError):
+            as_items(Details(data))

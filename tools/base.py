@@ -23,7 +23,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from tools.attached import AttachedFile
 from tools.context import ToolContext
 from tools.errors import InvalidArguments, RetryableToolError, ToolError, ToolUnavailable
-from tools.items import ContentItem, FileItem, ImageItem, TextItem, ToolOutput
+from tools.items import ContentItem, Details, FileItem, ImageItem, TextItem, ToolOutput
 from tools.parameters import Parameters, as_schema, of_function, validated
 
 __all__ = [
@@ -31,6 +31,7 @@ __all__ = [
     "AttachedFile",
     "BaseTool",
     "ContentItem",
+    "Details",
     "FileItem",
     "ImageItem",
     "InvalidArguments",

@@ -14,7 +14,7 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
-from tools.items import ContentItem, TextItem, from_json, to_json
+from tools.items import ContentItem, Details, TextItem, from_json, to_json
 from tools.storing import Store, StoreError
 
 logger = logging.getLogger(__name__)
@@ -137,7 +137,9 @@ class _Flight:
 
 
 def _size(item: ContentItem) -> int:
-    return len(item.text) if isinstance(item, TextItem) else len(item.data or b"") + len(item.url or "")
+    if isinstance(item, TextItem):
+        return len(item.text)
+    return len(json.dumps(item.data)) if isinstance(item, Details) else len(item.data or b"") + len(item.url or "")
 
 
 def _read(kept: bytes) -> Items | None:

@@ -7,22 +7,23 @@ which are killed. Nothing a tool does is an exception here: it becomes a result 
 """
 
 import asyncio
+import json
 import logging
 import random
 import secrets
 import tempfile
 import threading
 import time
-from collections.abc import Awaitable, Callable, Iterable, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 from weakref import WeakKeyDictionary
 
 from tools.base import BaseTool, ToolContext
 from tools.cache import CacheScope, ToolCache
 from tools.errors import InvalidArguments, RetryableToolError, ToolError
-from tools.items import ContentItem, ImageItem, TextItem, as_items
+from tools.items import ContentItem, Details, FileItem, ImageItem, TextItem, as_items
 from tools.settings import Settings, Wishes
 from tools.toolbox import Equipped, Toolbox
 from tools.workers import ToolBug, Workers
@@ -56,13 +57,18 @@ class Call:
 
 @dataclass(frozen=True, slots=True)
 class Result:
-    """What became of a call: `text` is what the model is to read."""
+    """What became of a call: `text` is what the model is to read.
+
+    `details` are for the caller's program, of calls that have any; `links` in them tells by name the URLs at which
+    the call's images and files were kept.
+    """
 
     call: Call
     status: Status
     text: str
     duration_s: float = 0.0
     cached: bool = False
+    details: Mapping[str, Any] | None = None
 
 
 def unknown(call: Call, names: Iterable[str]) -> Result:
@@ -133,11 +139,12 @@ class Executor:
             return unknown(call, self.toolbox.tools)
         settings = (wishes or Wishes()).tightened(equipped.settings)
         status: Status = "ok"
-        cached = False
+        cached, details = False, None
         try:
             arguments = equipped.tool.validate_parameters(call.arguments)
             items, cached = await self._cached(call, equipped, settings, arguments, context)
-            text = await _as_text(items, call, settings.max_output_chars, keep)
+            text, links = await _as_text(items, call, settings.max_output_chars, keep)
+            details = _details(items, links)
         except InvalidArguments as error:
             status, text = "invalid", f"Error: {error.message}"
         except RetryableToolError as error:
@@ -148,7 +155,7 @@ class Executor:
             status, text = "timeout", f"Error: the tool took longer than {settings.timeout_s:g} s and was stopped."
         except Exception as error:  # noqa: BLE001 - whatever a tool raises, the model is told, and the loop goes on
             status, text = "bug", self._bug(call, error)
-        return Result(call, status, text, self._clock() - began, cached)
+        return Result(call, status, text, self._clock() - began, cached, details)
 
     def _bug(self, call: Call, error: Exception) -> str:
         reference = self._new_id()
@@ -242,25 +249,43 @@ async def _ended(running: asyncio.Task[list[ContentItem]], name: str) -> None:
 # -- results -----------------------------------------------------------------------------------------------
 
 
-async def _as_text(items: Sequence[ContentItem], call: Call, longest: int, keep: Keep) -> str:
-    text = "\n".join([await _told(item, keep) for item in items])
+async def _as_text(items: Sequence[ContentItem], call: Call, longest: int, keep: Keep) -> tuple[str, dict[str, str]]:
+    # The text for the model, and where the items were kept, by name.
+    links: dict[str, str] = {}
+    text = _sent("\n".join([await _told(item, keep, links) for item in items if not isinstance(item, Details)]))
     if len(text) <= longest:
-        return text
+        return text, links
     try:
-        where = f"the whole text is in {await keep(f'{call.name}-output.txt', text.encode('utf-8', 'replace'))}"
+        where = f"the whole text is in {await keep(f'{call.name}-output.txt', text.encode())}"
     except ToolError as error:
         where = f"the whole text could not be kept: {error.message}"
-    return shortened(text, longest, where)
+    return shortened(text, longest, where), links
 
 
-async def _told(item: ContentItem, keep: Keep) -> str:
+async def _told(item: TextItem | ImageItem | FileItem, keep: Keep, links: dict[str, str]) -> str:
     if isinstance(item, TextItem):
         return item.text
-    try:
-        url = item.url if item.data is None else await keep(item.name, item.data)
-    except ToolError as error:
-        return f"({item.name} could not be kept: {error.message})"
+    url = item.url
+    if item.data is not None:
+        try:
+            url = links[item.name] = await keep(item.name, item.data)
+        except ToolError as error:
+            return f"({item.name} could not be kept: {error.message})"
     return f"{'!' if isinstance(item, ImageItem) else ''}[{item.name}]({url})"
+
+
+def _details(items: Sequence[ContentItem], links: dict[str, str]) -> Mapping[str, Any] | None:
+    told = [item.data for item in items if isinstance(item, Details)]
+    if not told:
+        return None
+    joined = {name: value for data in told for name, value in data.items()} | ({"links": links} if links else {})
+    sent: dict[str, Any] = json.loads(_sent(json.dumps(joined, ensure_ascii=False)))
+    return sent
+
+
+def _sent(text: str) -> str:
+    # Half of a surrogate pair is no character, and cannot be sent.
+    return text.encode("utf-8", "replace").decode()
 
 
 def shortened(text: str, longest: int, where: str) -> str:
