@@ -122,6 +122,7 @@ class _Answer:
             files=hosted.files,
             language=self._language,
             egress=agent.egress,
+            kernels=hosted.setup.kernels,
         )
         allowed = hosted.request.allowed
         offered = {name: wishes for name, wishes in hosted.ours.items() if allowed is None or name in allowed}

@@ -35,6 +35,9 @@ from tools.cache import ToolCache
 from tools.egress import Egress
 from tools.executor import Executor
 from tools.files import FileStore
+from tools.kernel_settings import KernelSettings
+from tools.outcomes import Kernels
+from tools.registry import open_kernels
 from tools.stores import open_store
 from tools.toolbox import Toolbox, ToolboxError
 from tools.workers import Workers
@@ -68,12 +71,14 @@ def create_app(
     formats: Formats = FORMATS,
     egress: Egress | None = None,
     environment: ToolEnvironment | None = None,
+    open_kernels: Callable[[KernelSettings], Kernels] = open_kernels,
 ) -> FastAPI:
     """Florette in front of `config.upstream`.
 
     The seams: `transport` makes the HTTP transport to the upstream, `now` gives seconds since 1970, `clock` the
     nanoseconds by which limits are counted, `new_id` the random part of the ids of answers and calls, `formats` those
-    that the config may name, `egress` is the way of tools to the network, `environment` what they see of ours.
+    that the config may name, `egress` is the way of tools to the network, `environment` what they see of ours,
+    `open_kernels` makes kernels when a tool uses them.
     A config without an upstream is a ValueError: `cli` fills in the demo's address; one whose tools cannot be made is a
     ConfigError. `app.state.reload` takes over the tools and models of another config.
     """
@@ -83,7 +88,7 @@ def create_app(
     upstream = Upstream(config.upstream, _key(config), _patience(config), transport(), passes_keys=not keys)
     files = _files(config, now)
     profiles = _Profiles(config, formats)
-    hands = _Hands(config, environment or ToolEnvironment())
+    hands = _Hands(config, environment or ToolEnvironment(), open_kernels)
     chat = Chat(upstream, profiles.of, lambda: f"call_{new_id()}", now)
     pending = Pending(hands.state, config.tool_state_ttl_s)
     hosting = Hosting(hands.setup(config), files, pending)
@@ -95,11 +100,13 @@ def create_app(
         profiles.read(new)
         before, hosting.setup = hosting.setup, setup
         await before.retire()
+        await hands.start(setup)
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
         # Whatever is wrong with the directory is told at once.
         await files.sweep()
+        await hands.start(hosting.setup)
         yield
         await hosting.setup.retire()
         await hands.aclose()
@@ -145,19 +152,28 @@ class _Profiles:
 
 
 class _Hands:
-    """What tools need to run, whichever there are: their processes, the cache, and what waits for callers."""
+    """What tools need to run, whichever there are: processes, kernels, the cache, and what waits for callers."""
 
-    def __init__(self, config: Config, environment: ToolEnvironment) -> None:
+    def __init__(
+        self, config: Config, environment: ToolEnvironment, open_kernels: Callable[[KernelSettings], Kernels]
+    ) -> None:
         self._variables = environment.variables
         self._holders: Counter[BaseTool] = Counter()
         self._workers = Workers(environment.for_processes)
+        self._open_kernels = open_kernels
+        self._kernel_settings = config.kernels
+        self._kernels: Kernels | None = None
+        self._started = False
         self._results = open_store(config.tool_cache, max_bytes=config.tool_cache_max_bytes)
         self.state = open_store(config.tool_state, max_bytes=_STATE_BYTES)
 
     def setup(self, config: Config, before: Setup | None = None) -> Setup:
         """The tools and aliases of the configuration. ConfigError for a tool that cannot be made, or is not there."""
+        if config.kernels != self._kernel_settings:
+            logger.warning("the config key 'kernels' is not read anew: what it says now holds from the next start on")
+        boxed = before.executor.toolbox if before else None
         try:
-            toolbox = Toolbox.of(config.tools, self._variables, before.executor.toolbox if before else None)
+            toolbox = Toolbox.of(config.tools, self._variables, boxed, kernels=self._opened)
         except ToolboxError as error:
             raise ConfigError(f"Config key 'tools': {error}.") from None
         for name, reason in toolbox.unavailable.items():
@@ -172,11 +188,25 @@ class _Hands:
             if missing := next((tool for tool in model.tools if tool not in known), None):
                 raise ConfigError(f"Config key 'models.{alias}.tools': there is no {missing!r} in 'tools'.")
         executor = Executor(toolbox, self._workers, ToolCache(self._results), concurrency=config.tool_concurrency)
-        return Setup(executor, aliases, self._holders)
+        uses_kernels = any(equipped.tool.uses_kernels for equipped in toolbox.tools.values())
+        return Setup(executor, aliases, self._holders, self._kernels if uses_kernels else None)
+
+    async def start(self, setup: Setup) -> None:
+        """Starts the kernels, once, if the setup is the first that uses them."""
+        if setup.kernels and not self._started:
+            self._started = True
+            await setup.kernels.start()
 
     async def aclose(self) -> None:
-        """Ends the processes, and closes what is kept."""
+        """Ends the processes and the kernels, and closes what is kept."""
+        if self._kernels:
+            await self._kernels.aclose()
         await asyncio.gather(self._workers.aclose(), self._results.aclose(), self.state.aclose())
+
+    def _opened(self) -> Kernels:
+        if self._kernels is None:
+            self._kernels = self._open_kernels(self._kernel_settings)
+        return self._kernels
 
 
 def _profile(prompting: Prompting, formats: Formats) -> Profile:

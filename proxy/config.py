@@ -6,7 +6,7 @@ bounds, in `config.example.yaml`. A ConfigError is one sentence that names the k
 
 import hashlib
 import os
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self, get_origin
@@ -28,6 +28,7 @@ from pydantic import (
 
 from proxy.prompting import Prompting
 from tools.egress import Egress
+from tools.kernel_settings import KernelSettings
 from tools.settings import ToolEntry
 from tools.stores import checked_url
 
@@ -35,6 +36,9 @@ _PREFIX = "FLORETTE_"
 
 #: Options of tools that are paths.
 _PATHS = ("file", "directory", "document")
+
+#: Of kernels, what is a path.
+_KERNEL_PATHS = ("python",)
 
 
 class ConfigError(Exception):
@@ -151,6 +155,7 @@ class Config(Prompting):
     tools: Annotated[
         tuple[ToolEntry, ...], Field(max_length=1000, repr=False, description="The tools that run here.")
     ] = ()
+    kernels: Annotated[KernelSettings, Field(description="How tools run code.")] = KernelSettings()
     tool_concurrency: Annotated[int, Field(ge=1, le=10_000, description="Calls that run at the same time.")] = 64
     tool_cache: Annotated[_StoreUrl, Field(repr=False, description="Where results of cacheable tools are kept.")] = (
         "memory:"
@@ -181,13 +186,14 @@ class Config(Prompting):
         # An option that is {env: NAME} is the variable's value.
         if not isinstance(entries, list | tuple):
             raise ValueError("must be a list of names and entries, such as [weather, {file: my_tool.py}]")
-        environment = (info.context or {}).get("environment", os.environ)
-        return [
-            {option: _resolved(value, environment) for option, value in entry.items()}
-            if isinstance(entry, dict)
-            else entry
-            for entry in entries
-        ]
+        return [_resolved(entry, info) for entry in entries]
+
+    @field_validator("kernels", mode="before")
+    @classmethod
+    def _holds_no_secret(cls, kernels: Any, info: ValidationInfo) -> Any:
+        if not isinstance(kernels, dict | KernelSettings):
+            raise ValueError("must be a mapping, such as {isolation: bwrap, sessions: 50}")
+        return _resolved(kernels, info)
 
     @field_validator("egress_allow")
     @classmethod
@@ -277,7 +283,14 @@ def tool_environment(config: Config, environment: Mapping[str, str] = os.environ
     )
 
 
-def _resolved(value: Any, environment: Mapping[str, str]) -> Any:
+def _resolved(options: Any, info: ValidationInfo) -> Any:
+    if not isinstance(options, dict):
+        return options
+    environment = (info.context or {}).get("environment", os.environ)
+    return {option: _value(value, environment) for option, value in options.items()}
+
+
+def _value(value: Any, environment: Mapping[str, str]) -> Any:
     if not isinstance(value, dict) or value.keys() != {"env"}:
         return value
     if found := environment.get(str(value["env"])):
@@ -292,7 +305,9 @@ def doctor_key(environment: Mapping[str, str] = os.environ) -> str | None:
 
 #: The keys that hold a list or a mapping: an environment variable has it as YAML, or JSON, which is YAML, too.
 _PLURAL = frozenset(
-    name for name, field in Config.model_fields.items() if get_origin(field.annotation) in (tuple, list, dict)
+    name
+    for name, field in Config.model_fields.items()
+    if field.annotation is KernelSettings or get_origin(field.annotation) in (tuple, list, dict)
 )
 
 
@@ -320,19 +335,19 @@ def _read(file: Path) -> dict[str, Any]:
 
 
 def _beside(file: Path, given: dict[str, Any]) -> dict[str, Any]:
-    # Paths of tools are meant as seen from the file, wherever the server is started.
-    entries = given.get("tools")
-    if not isinstance(entries, list):
-        return given
-    return given | {
-        "tools": [_with_paths(entry, file.parent) if isinstance(entry, dict) else entry for entry in entries]
-    }
+    # Paths of tools, and of the kernels' Python, are meant as seen from the file, wherever the server is started.
+    entries, kernels = given.get("tools"), given.get("kernels")
+    if isinstance(entries, list):
+        given = given | {"tools": [_with_paths(entry, file.parent, _PATHS) for entry in entries]}
+    return given | {"kernels": _with_paths(kernels, file.parent, _KERNEL_PATHS)} if "kernels" in given else given
 
 
-def _with_paths(entry: dict[str, Any], directory: Path) -> dict[str, Any]:
+def _with_paths(options: Any, directory: Path, paths: Collection[str]) -> Any:
+    if not isinstance(options, dict):
+        return options
     return {
-        option: str(directory / value) if option in _PATHS and isinstance(value, str) else value
-        for option, value in entry.items()
+        option: str(directory / value) if option in paths and isinstance(value, str) else value
+        for option, value in options.items()
     }
 
 

@@ -25,6 +25,7 @@ from tools.attached import AttachedFile
 from tools.base import BaseTool
 from tools.executor import Executor
 from tools.files import FileError, FileStore
+from tools.outcomes import Kernels
 from tools.settings import Wishes
 from tools.toolbox import Equipped
 
@@ -56,14 +57,23 @@ class Alias:
 
 
 class Setup:
-    """The tools and aliases of one configuration. `retired`, it lasts until the last answer that runs by it has ended.
+    """The tools and aliases of one configuration, and the kernels, if a tool uses some.
+
+    `retired`, it lasts until the last answer that runs by it has ended.
 
     Setups share tools, so a tool is closed when the last of the setups that hold it has gone.
     """
 
-    def __init__(self, executor: Executor, aliases: Mapping[str, Alias], holders: Counter[BaseTool]) -> None:
+    def __init__(
+        self,
+        executor: Executor,
+        aliases: Mapping[str, Alias],
+        holders: Counter[BaseTool],
+        kernels: Kernels | None = None,
+    ) -> None:
         self.executor = executor
         self.aliases = aliases
+        self.kernels = kernels
         self._holders = holders
         self._tools = [equipped.tool for equipped in executor.toolbox.tools.values()]
         self._holders.update(self._tools)

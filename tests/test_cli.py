@@ -27,6 +27,7 @@ from proxy.config import Config, ConfigError
 from scripted import ScriptedUpstream
 from serving import PATIENCE_S
 from steps import Fails, Holds, Resets, Says
+from tools.kernel_settings import KernelSettings
 
 EXAMPLE = ROOT / "config.example.yaml"
 HI = [{"role": "user", "content": "hi"}]
@@ -385,8 +386,15 @@ def test_the_example_lists_every_key_with_its_default() -> None:
     assert Config.load({}, EXAMPLE, {}) == Config()
 
 
+def test_the_example_lists_every_key_of_kernels_with_its_default() -> None:
+    written = yaml.safe_load(EXAMPLE.read_text(encoding="utf-8"))["kernels"]
+    assert sorted(written) == sorted(KernelSettings.model_fields)
+    assert KernelSettings.model_validate(written) == KernelSettings()
+
+
 def test_every_key_is_described() -> None:
-    assert all(field.description for field in Config.model_fields.values())
+    fields = [*Config.model_fields.values(), *KernelSettings.model_fields.values()]
+    assert all(field.description for field in fields)
 
 
 def test_an_app_cannot_be_made_without_an_upstream() -> None:

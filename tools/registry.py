@@ -15,6 +15,8 @@ from types import MappingProxyType, ModuleType
 
 from tools.base import TOOL_REGISTRY, BaseTool
 from tools.errors import ToolUnavailable
+from tools.kernel_settings import KernelSettings
+from tools.outcomes import Kernels
 
 #: Name -> the module that registers it.
 BUILT_IN: Mapping[str, str] = MappingProxyType(
@@ -39,6 +41,10 @@ _FILE_MODULES = "florette_tool_file_"
 _SOURCES: dict[str, str] = {}
 
 
+#: The module that opens kernels. Their libraries are loaded with it, and only then.
+_KERNELS = "tools.kernels.service"
+
+
 class UnknownTool(ValueError):
     """There is no such tool; the message lists those that there are."""
 
@@ -61,6 +67,16 @@ def get_tool(name: str) -> type[BaseTool]:
         known = ", ".join(sorted({*BUILT_IN, *offered(), *TOOL_REGISTRY}))
         raise UnknownTool(f"there is no tool named {name!r}; there are: {known}")
     return TOOL_REGISTRY[name]
+
+
+def open_kernels(settings: KernelSettings, module: str = _KERNELS) -> Kernels:
+    """Kernels by these settings, as the module opens them. ToolUnavailable if a library is missing."""
+    try:
+        loaded = import_module(module)
+    except ModuleNotFoundError as error:
+        raise ToolUnavailable(f"the library '{error.name}' is not installed: install florette[kernels]") from None
+    kernels: Kernels = loaded.open_kernels(settings)
+    return kernels
 
 
 def _module_of(name: str) -> str | None:

@@ -2,15 +2,19 @@
 
 import hashlib
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Self
 
 from tools.base import BaseTool
 from tools.errors import ToolUnavailable
+from tools.outcomes import Kernels
 from tools.registry import UnknownTool, files_anew, get_tool, load_file
 from tools.settings import Settings, ToolEntry, defaults_of, from_environment
+
+#: Gives the kernels that code runs in; ToolUnavailable says why there are none.
+OpenKernels = Callable[[], Kernels]
 
 
 class ToolboxError(ValueError):
@@ -36,17 +40,23 @@ class Toolbox:
 
     @classmethod
     def of(
-        cls, entries: Sequence[ToolEntry], environment: Mapping[str, str] | None = None, before: "Toolbox | None" = None
+        cls,
+        entries: Sequence[ToolEntry],
+        environment: Mapping[str, str] | None = None,
+        before: "Toolbox | None" = None,
+        *,
+        kernels: OpenKernels | None = None,
     ) -> Self:
         """The tools of the entries; what is configured as in the toolbox `before` is taken over from there.
 
+        `kernels` is asked for when a tool uses them, and not before.
         ToolboxError for an entry that names nothing, or something twice, or has wrong settings or options.
         """
         tools: dict[str, Equipped] = {}
         unavailable: dict[str, str] = {}
         with files_anew():
             for entry in entries:
-                for equipped, reason in _equip(entry, environment or {}, unavailable, before):
+                for equipped, reason in _equip(entry, environment or {}, unavailable, before, kernels):
                     name = equipped.tool.name
                     if name in tools or name in unavailable:
                         raise ToolboxError(f"the tool {name!r} stands in 'tools' twice")
@@ -71,13 +81,17 @@ class Toolbox:
 
 
 def _equip(
-    entry: ToolEntry, environment: Mapping[str, str], unavailable: dict[str, str], before: Toolbox | None
+    entry: ToolEntry,
+    environment: Mapping[str, str],
+    unavailable: dict[str, str],
+    before: Toolbox | None,
+    kernels: OpenKernels | None,
 ) -> Iterator[tuple[Equipped, str | None]]:
     where = entry.name or str(entry.file)
     try:
         for tool in _made(entry, before):
             settings = from_environment(entry.settings(defaults_of(tool)), tool.name, environment)
-            yield Equipped(tool, settings, entry, _digest(entry)), tool.unavailable()
+            yield Equipped(tool, settings, entry, _digest(entry)), tool.unavailable() or _without(tool, kernels)
     except ToolUnavailable as missing:
         unavailable[where] = str(missing)
     except UnknownTool as unknown:
@@ -90,6 +104,18 @@ def _equip(
     except Exception as error:
         # Whatever is wrong with a tool, its name is told.
         raise ToolboxError(f"the tool {where!r}: {type(error).__name__}: {error}") from error
+
+
+def _without(tool: BaseTool, kernels: OpenKernels | None) -> str | None:
+    # Why the tool has no kernels, if it needs some.
+    if not tool.uses_kernels:
+        return None
+    if kernels is None:
+        return "it runs code in kernels, and there are none here"
+    try:
+        return kernels().unavailable()
+    except ToolUnavailable as missing:
+        return str(missing)
 
 
 def _made(entry: ToolEntry, before: Toolbox | None) -> list[BaseTool]:
