@@ -407,8 +407,11 @@ class _Screen:
 
     def write(self, text: str) -> None:
         """Writes what `_Escapes` left."""
-        for part in _MOVE.split(text):
+        # What commands print has such line ends, and many of them.
+        for part in _MOVE.split(text.replace("\r\n", "\n")):
             match part[:1]:
+                case "":
+                    pass
                 case "\r":
                     self._at = 0
                 case "\b":

@@ -1,7 +1,7 @@
 """An Outcome -> what the model is to read, and what the caller gets.
 
-The model's words are Qwen-Agent's, which Qwen models know: `stdout:`, `execute_result:`, `error:`, each with its text in
-a fence. Source: qwen_agent/tools/code_interpreter.py, `_execute_code`.
+The model's words are Qwen-Agent's, which Qwen models know: `stdout:`, `execute_result:`, `error:`, each with its text
+in a fence. Source: qwen_agent/tools/code_interpreter.py, `_execute_code`.
 """
 
 import re
@@ -75,7 +75,7 @@ def _part(piece: Piece) -> str | ContentItem:
             return _fenced("execute_result" if piece.is_result else "display_data", piece.text)
         case Picture():
             return ImageItem(data=piece.data, name=piece.name)
-        case Raised():
+        case _:
             return _fenced("error", piece.traceback)
 
 
@@ -94,7 +94,7 @@ _UNITS = ("kB", "MB", "GB", "TB")
 
 def _sized(size_bytes: int) -> str:
     if size_bytes < 1000:
-        return f"{size_bytes} bytes"
+        return "1 byte" if size_bytes == 1 else f"{size_bytes} bytes"
     size, unit = size_bytes / 1000, 0
     # What would be rounded to 1000 of a unit is 1 of the next.
     while size >= 999.5 and unit < len(_UNITS) - 1:
