@@ -4,11 +4,13 @@
                    [--allow-unauthenticated]
     florette tools [--config FILE] [--json]
     florette doctor --base-url URL --model M [--api-key KEY] [--timeout S] [--json]
+    florette doctor --config FILE [--json]
 
 While it serves, SIGHUP makes it read the file's `tools` and `models` anew.
 
 Exit codes of serve: 0 after SIGTERM or Ctrl-C, 1 if the address cannot be had, 2 for a bad flag or config; of doctor:
-0 if no check failed, 1 if one did, 2 if there is nothing to check or the endpoint keeps refusing, 130 after Ctrl-C.
+0 if no check failed, 1 if one did, 2 if there is nothing to check or the endpoint keeps refusing, 130 after Ctrl-C;
+with a config 0 if tools can run code on this machine, 1 if not.
 """
 
 import argparse
@@ -34,8 +36,11 @@ from proxy.demo import create_demo
 from proxy.doctor import Scorecard, Tell, Unfit, Verdict, as_json, as_text, examine, progress_on
 from proxy.listing import as_json as listed_as_json
 from proxy.listing import as_text as listed_as_text
-from proxy.listing import listed
-from tools.toolbox import Toolbox, ToolboxError
+from proxy.listing import examined, listed, machine_as_json, machine_as_text
+from tools.kernel_settings import KernelSettings
+from tools.outcomes import Kernels
+from tools.registry import open_kernels
+from tools.toolbox import OpenKernels, Toolbox, ToolboxError
 
 #: Clients keep idle connections for 5 s (httpx) to 60 s; the side that closes first should be theirs.
 _KEEPALIVE_S = 75
@@ -55,24 +60,38 @@ _EXPOSED = (
 #: The keys that serve takes as flags.
 _FLAGS = ("upstream", "upstream_key", "host", "port", "allow_unauthenticated")
 
+#: The flags of doctor that are about an endpoint; there is none without the first two.
+_ENDPOINT_FLAGS = ("base_url", "model", "api_key", "timeout")
+
+#: So long doctor waits for one answer: a model on a busy server takes half of it.
+_ANSWER_TIMEOUT_S = 60
+
 logger = logging.getLogger(__name__)
 
 #: As shells count those who end by a signal.
 _INTERRUPTED = 128 + signal.SIGINT
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Runs the command and gives its exit code."""
-    parsed = _parser().parse_args(arguments)
+def main(
+    arguments: Sequence[str] | None = None, *, open_kernels: Callable[[KernelSettings], Kernels] = open_kernels
+) -> int:
+    """Runs the command and gives its exit code. `open_kernels` makes those that are told of."""
+    parser = _parser()
+    parsed = parser.parse_args(arguments)
     if parsed.command == "doctor":
-        return _doctor(parsed)
+        _hold_together(parser, parsed)
+        if parsed.config is None:
+            return _doctor(parsed)
     flags = {name: getattr(parsed, name, None) for name in _FLAGS}
 
     def load() -> Config:
         return Config.load(flags, parsed.config)
 
     try:
-        return _tools(load(), parsed.json) if parsed.command == "tools" else _serve(load)
+        if parsed.command == "serve":
+            return _serve(load)
+        with _opening(load(), open_kernels) as (config, kernels):
+            return (_tools if parsed.command == "tools" else _machine)(config, kernels, parsed.json)
     except ConfigError as error:
         print(error, file=sys.stderr)
         return 2
@@ -102,20 +121,60 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _add_doctor(doctor: argparse.ArgumentParser) -> None:
-    doctor.add_argument("--base-url", required=True, metavar="URL", help="the endpoint, ending in /v1")
-    doctor.add_argument("--model", required=True, metavar="M", help="the model to ask")
+    doctor.add_argument("--base-url", metavar="URL", help="the endpoint, ending in /v1")
+    doctor.add_argument("--model", metavar="M", help="the model to ask")
     doctor.add_argument("--api-key", metavar="KEY", help="better in FLORETTE_DOCTOR_KEY: a command line is no secret")
-    doctor.add_argument("--timeout", type=float, default=60, metavar="S", help="seconds for one answer (60)")
+    doctor.add_argument("--timeout", type=float, metavar="S", help=f"seconds for one answer ({_ANSWER_TIMEOUT_S})")
     doctor.add_argument("--json", action="store_true", help="print JSON, with every request in full")
+    doctor.add_argument(
+        "--config", type=Path, metavar="FILE", help="instead: check whether tools can run code on this machine, and how"
+    )
 
 
-def _tools(config: Config, json: bool) -> int:
+def _hold_together(parser: argparse.ArgumentParser, parsed: argparse.Namespace) -> None:
+    # Of doctor's flags: an endpoint and its model, or a config. Else the command ends here, as for any wrong flag.
+    given = [name for name in _ENDPOINT_FLAGS if getattr(parsed, name) is not None]
+    missing = [name for name in _ENDPOINT_FLAGS[:2] if name not in given]
+    if parsed.config is None and missing:
+        parser.error(f"doctor needs {_as_flags(missing)}; or --config FILE, to examine this machine")
+    if parsed.config is not None and given:
+        parser.error(f"doctor --config examines this machine, and takes no {_as_flags(given)}")
+
+
+def _as_flags(names: Sequence[str]) -> str:
+    return " and ".join(f"--{name.replace('_', '-')}" for name in names)
+
+
+@contextmanager
+def _opening(config: Config, open_kernels: Callable[[KernelSettings], Kernels]) -> Iterator[tuple[Config, OpenKernels]]:
+    # The kernels, opened when somebody wants them, and closed behind the block.
+    opened: list[Kernels] = []
+
+    def kernels() -> Kernels:
+        if not opened:
+            opened.append(open_kernels(config.kernels))
+        return opened[0]
+
     try:
-        toolbox = Toolbox.of(config.tools, tool_environment(config).variables)
+        yield config, kernels
+    finally:
+        for each in opened:
+            asyncio.run(each.aclose())
+
+
+def _tools(config: Config, kernels: OpenKernels, json: bool) -> int:
+    try:
+        toolbox = Toolbox.of(config.tools, tool_environment(config).variables, kernels=kernels)
     except ToolboxError as error:
         raise ConfigError(f"Config key 'tools': {error}.") from None
-    print((listed_as_json if json else listed_as_text)(listed(toolbox)), end="")
+    print((listed_as_json if json else listed_as_text)(listed(toolbox, kernels)), end="")
     return 0
+
+
+def _machine(_: Config, kernels: OpenKernels, json: bool) -> int:
+    machine = examined(kernels)
+    print((machine_as_json if json else machine_as_text)(machine), end="")
+    return 0 if machine.unavailable is None else 1
 
 
 def _doctor(parsed: argparse.Namespace) -> int:
@@ -135,7 +194,8 @@ def _doctor(parsed: argparse.Namespace) -> int:
 async def _examine(parsed: argparse.Namespace, tell: Tell) -> Scorecard:
     key = parsed.api_key or doctor_key()
     with _cancelled_by_ctrl_c():
-        return await examine(parsed.base_url, parsed.model, key, parsed.timeout, tell=tell)
+        timeout_s = _ANSWER_TIMEOUT_S if parsed.timeout is None else parsed.timeout
+        return await examine(parsed.base_url, parsed.model, key, timeout_s, tell=tell)
 
 
 @contextmanager

@@ -1,34 +1,50 @@
-"""What `florette tools` prints: every tool there is, whether it can be used, why not if not, and its schema."""
+"""What the command line tells of tools and of the machine.
+
+`florette tools`: every tool there is, whether it can be used, why not if not, and its schema.
+`florette doctor --config`: whether tools can run code here, and what keeps that code from all else.
+"""
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
 from tools.base import TOOL_REGISTRY
 from tools.errors import ToolUnavailable
+from tools.outcomes import Kernels
 from tools.registry import BUILT_IN, get_tool, offered
 from tools.settings import Settings
-from tools.toolbox import Toolbox
+from tools.toolbox import OpenKernels, Toolbox
 
 State = Literal["enabled", "unavailable", "off"]
 
 
 @dataclass(frozen=True, slots=True)
 class Listed:
-    """One tool. `reason` says why it is not enabled; `function` is how OpenAI's API declares it."""
+    """One tool. `reason` says why it is not enabled; `function` is how OpenAI's API declares it.
+
+    `kernels` is what is in force where it runs code.
+    """
 
     name: str
     state: State
     reason: str
     function: Mapping[str, Any] | None
     settings: Settings | None = None
+    kernels: Mapping[str, Any] | None = None
 
 
-def listed(toolbox: Toolbox) -> list[Listed]:
-    """The tools of the toolbox, then those that could be in it."""
+def listed(toolbox: Toolbox, kernels: OpenKernels) -> list[Listed]:
+    """The tools of the toolbox, then those that could be in it. `kernels` gives those that its tools use."""
     enabled = [
-        Listed(name, "enabled", "", equipped.tool.function, equipped.settings)
+        Listed(
+            name,
+            "enabled",
+            "",
+            equipped.tool.function,
+            equipped.settings,
+            kernels().described() if equipped.tool.uses_kernels else None,
+        )
         for name, equipped in toolbox.tools.items()
     ]
     missing = [Listed(name, "unavailable", why, None) for name, why in toolbox.unavailable.items()]
@@ -60,10 +76,15 @@ def as_json(tools: Sequence[Listed]) -> str:
             "reason": tool.reason or None,
             "function": tool.function,
             "settings": tool.settings.model_dump() if tool.settings else None,
+            **({} if tool.kernels is None else {"kernels": tool.kernels}),
         }
         for tool in tools
     ]
-    return json.dumps(told, ensure_ascii=False, indent=2) + "\n"
+    return _json(told)
+
+
+def _json(told: Any) -> str:
+    return json.dumps(told, ensure_ascii=False, indent=2, default=str) + "\n"
 
 
 def as_text(tools: Sequence[Listed]) -> str:
@@ -82,4 +103,49 @@ def _lines(tool: Listed, width: int) -> str:
     if tool.settings is None:
         return head + about + parameters
     settings = " ".join(f"{name}={value}" for name, value in tool.settings.model_dump().items())
-    return f"{head}{about}{parameters}    {settings}\n"
+    kernels = "".join(_described(tool.kernels, "    ")) if tool.kernels else ""
+    return f"{head}{about}{parameters}    {settings}\n{kernels}"
+
+
+def _described(told: Mapping[str, Any], indent: str = "") -> Iterator[str]:
+    # A line for each thing, and one for all that is numbers.
+    for name, value in told.items():
+        if not isinstance(value, Mapping):
+            yield f"{indent}{name}: {', '.join(map(str, value)) if isinstance(value, list | tuple) else value}\n"
+        elif all(isinstance(part, int | float) for part in value.values()):
+            yield f"{indent}{name}: {' '.join(f'{part}={number}' for part, number in value.items())}\n"
+        else:
+            yield f"{indent}{name}:\n"
+            yield from _described(value, f"{indent}  ")
+
+
+# -- this machine ------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Machine:
+    """Whether tools can run code on this machine: why not, and what would help, if they cannot; what is in force."""
+
+    unavailable: str | None
+    kernels: Mapping[str, Any]
+
+
+def examined(kernels: OpenKernels) -> Machine:
+    """This machine, as its kernels see it."""
+    try:
+        opened: Kernels = kernels()
+    except ToolUnavailable as missing:
+        return Machine(str(missing), {})
+    return Machine(opened.unavailable(), opened.described())
+
+
+def machine_as_json(machine: Machine) -> str:
+    """The machine for programs."""
+    return _json({"usable": machine.unavailable is None, "reason": machine.unavailable, "kernels": machine.kernels})
+
+
+def machine_as_text(machine: Machine) -> str:
+    """The machine for people."""
+    if machine.unavailable is None:
+        return "Tools can run code here.\n" + "".join(_described(machine.kernels))
+    return f"Tools can run no code here: {machine.unavailable}\n"

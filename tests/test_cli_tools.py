@@ -12,6 +12,7 @@ import pytest
 import yaml
 
 from commanding import Command, serving
+from pretending import DESCRIBED, Opener
 from proxy.cli import main
 from scripted import ScriptedUpstream
 from serving import PATIENCE_S
@@ -28,6 +29,18 @@ def {name}(text: str = "") -> str:
     """Tells what it sees of its surroundings."""
     return "{said} " + " ".join(sorted(name for name in os.environ if "KEY" in name or "FLORETTE" in name))
 '''
+
+#: What people are told of the pretended kernels.
+IN_FORCE = """
+isolation: bwrap
+layers:
+  namespaces: own processes, no network
+  seccomp: no mounts
+python: /opt/kernels/bin/python
+limits:
+  memory_bytes: 1073741824
+  preload: numpy, pandas
+"""
 
 
 @pytest.fixture
@@ -71,6 +84,101 @@ def test_the_list_is_for_people_too(capsys: pytest.CaptureFixture[str], file: Pa
     assert '    {"additionalProperties": false, "properties": {"text": {"default": "", "type": "string"}}' in printed
     assert "timeout_s=20.0 max_retries=3 cache_enabled=True" in printed
     assert re.search(r"^weather +off: it is not in 'tools'$", printed, re.MULTILINE)
+
+
+# -- kernels -----------------------------------------------------------------------------------------------
+
+
+def test_the_list_tells_what_is_in_force_where_a_tool_runs_code(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    opener = Opener()
+    config = str(write(tmp_path, ["run_code", "storage"], kernels={"pool": 3}))
+    assert main(["tools", "--json", "--config", config], open_kernels=opener) == 0
+    tools = {tool["name"]: tool for tool in json.loads(capsys.readouterr().out)}
+    assert tools["run_code"]["kernels"] == json.loads(json.dumps(DESCRIBED))
+    assert "kernels" not in tools["storage"]
+    assert opener.only.settings.pool == 3
+    assert (opener.only.starts, opener.only.closed.is_set()) == (0, True)
+
+
+def test_people_are_told_of_it_too(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    assert main(["tools", "--config", str(write(tmp_path, ["run_code"]))], open_kernels=Opener()) == 0
+    assert IN_FORCE.replace("\n", "\n    ").rstrip(" ") in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("opener", [Opener(missing="no bwrap: apt install it"), Opener(library="zmq")], ids=["a", "b"])
+def test_why_there_are_no_kernels_is_told(capsys: pytest.CaptureFixture[str], tmp_path: Path, opener: Opener) -> None:
+    assert main(["tools", "--config", str(write(tmp_path, ["run_code"]))], open_kernels=opener) == 0
+    [line] = [line for line in capsys.readouterr().out.splitlines() if line.startswith("run_code")]
+    assert line.partition(" unavailable: ")[2] in (
+        "no bwrap: apt install it",
+        "the library 'zmq' is not installed: install florette[kernels]",
+    )
+
+
+def test_without_a_tool_that_runs_code_no_kernels_are_opened(file: Path) -> None:
+    opener = Opener()
+    assert main(["tools", "--config", str(file)], open_kernels=opener) == 0
+    assert opener.opened == []
+
+
+def test_the_doctor_examines_this_machine(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    opener = Opener()
+    config = str(write(tmp_path, [], kernels={"isolation": "bwrap"}))
+    assert main(["doctor", "--config", config], open_kernels=opener) == 0
+    assert capsys.readouterr().out == f"Tools can run code here.{IN_FORCE}"
+    assert (opener.only.settings.isolation, opener.only.closed.is_set()) == ("bwrap", True)
+
+
+def test_programs_are_told_what_the_doctor_found(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    config = str(write(tmp_path, []))
+    assert main(["doctor", "--json", "--config", config], open_kernels=Opener()) == 0
+    told = json.loads(capsys.readouterr().out)
+    assert told == {"usable": True, "reason": None, "kernels": json.loads(json.dumps(DESCRIBED))}
+
+
+@pytest.mark.parametrize(
+    ("opener", "reason"),
+    [
+        (Opener(missing="no bwrap: apt install it"), "no bwrap: apt install it"),
+        (Opener(library="zmq"), "the library 'zmq' is not installed: install florette[kernels]"),
+    ],
+    ids=["isolation", "library"],
+)
+def test_the_doctor_says_what_would_help_and_exits_with_1(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path, opener: Opener, reason: str
+) -> None:
+    config = str(write(tmp_path, []))
+    assert main(["doctor", "--config", config], open_kernels=opener) == 1
+    assert capsys.readouterr().out == f"Tools can run no code here: {reason}\n"
+    assert main(["doctor", "--json", "--config", config], open_kernels=opener) == 1
+    assert json.loads(capsys.readouterr().out)["reason"] == reason
+
+
+def test_a_config_that_cannot_be_used_ends_the_doctor_with_2(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    config = str(write(tmp_path, [], kernels={"isolation": "docker"}))
+    assert main(["doctor", "--config", config], open_kernels=Opener()) == 2
+    assert capsys.readouterr().err.startswith("Config key 'kernels.isolation': ")
+
+
+@pytest.mark.parametrize(
+    ("flags", "said"),
+    [
+        ([], "--base-url and --model; or --config FILE"),
+        (["--model", "m"], "doctor needs --base-url; or"),
+        (["--config", "x.yaml", "--model", "m", "--timeout", "5"], "takes no --model and --timeout"),
+    ],
+)
+def test_the_doctor_examines_an_endpoint_or_the_machine(
+    capsys: pytest.CaptureFixture[str], flags: list[str], said: str
+) -> None:
+    with pytest.raises(SystemExit) as ended:
+        main(["doctor", *flags])
+    assert ended.value.code == 2
+    assert said in capsys.readouterr().err
 
 
 # -- a wrong configuration ---------------------------------------------------------------------------------
