@@ -74,16 +74,18 @@ class Room:
     def look(self) -> None:
         """Gives places to those who wait, in order; who waits for one of its own caller's holds up nobody else."""
         for waiter in list(self._waiting):
-            if self._fits(waiter.place):
+            # Who is leaving in this moment has cancelled its turn.
+            if not waiter.turn.done() and self._fits(waiter.place):
                 self._waiting.remove(waiter)
                 self._held[waiter.place] += 1
                 waiter.turn.set_result(None)
 
     def refuse(self, error: ToolError) -> None:
         """Tells all who wait that they wait in vain."""
-        for waiter in self._waiting:
-            waiter.turn.set_exception(error)
-        self._waiting.clear()
+        for waiter in list(self._waiting):
+            if not waiter.turn.done():
+                self._waiting.remove(waiter)
+                waiter.turn.set_exception(error)
 
     async def _turn(self, waiter: _Waiter, until: float) -> None:
         try:
