@@ -1,0 +1,166 @@
+"""The files of a kernel on another machine: the kernel itself is asked to write and to read them, in pieces.
+
+Whatever it answers was written by a stranger's code: it may keep files back, or invent some, and nothing else.
+"""
+
+import base64
+import binascii
+import errno
+import json
+import os
+import secrets
+import unicodedata
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+from typing import Any
+
+from tools.errors import ToolError
+from tools.outcomes import MadeFile
+
+_SOURCE = (Path(__file__).parent / "inside" / "files.py").read_text("utf-8")
+
+#: A piece in base64 is a message of 1.4 MB, which every gateway takes: tornado's own limit is 10 MB.
+CHUNK_BYTES = 1 << 20
+
+#: As in `tools.sandbox.workdir`: all that is read is in memory at once.
+_MAX_TOTAL_BYTES = 128 << 20
+
+#: As many as the kernel's side tells at most, and the longest path that Linux takes.
+_MAX_LISTED = 10_000
+_MAX_PATH_CHARS = 4096
+
+#: Controls, lone surrogates, and what ends a line: no part of a name that is told.
+_UNTOLD = frozenset(("Cc", "Cs", "Zl", "Zp"))
+
+#: inode, size, and when it was changed: what tells a file from the one that it was before.
+_Mark = tuple[int, int, int, int]
+
+
+class RemoteFiles:
+    """The working directory of a kernel, and what was in it when it was looked at last. One call at a time.
+
+    `ask` has the kernel evaluate an expression, and gives the text that it is; ToolError if there is no answer.
+    """
+
+    def __init__(self, ask: Callable[[str], Awaitable[str]], *, max_files: int, max_bytes: int) -> None:
+        self._ask = ask
+        self._max_files = max_files
+        self._max_bytes = max_bytes
+        self._directory = "."
+        self._seen: dict[str, _Mark] = {}
+
+    def found(self, answered: str) -> None:
+        """Takes the kernel's answer to `WHERE`: to be asked before any user's code has run."""
+        self._directory = _bytes_of(answered).decode("utf-8", "replace")
+
+    async def put(self, name: str, path: Path) -> None:
+        """Copies the file at `path` to `name`. ToolError if it does not fit; OSError if it cannot be read."""
+        if "\0" in name or any(segment in ("", ".", "..") for segment in name.split("/")):
+            raise ToolError(f"{_told(name)!r} is no name that a file in the working directory can have.")
+        temporary = f".{secrets.token_hex(8)}.part"
+        with path.open("rb") as file:
+            part = file.read(CHUNK_BYTES)
+            while True:
+                following = file.read(CHUNK_BYTES)
+                encoded = base64.b64encode(part).decode()
+                answer = await self._ask(_question("put", self._directory, name, temporary, encoded, not following))
+                self._check(answer, name)
+                if not following:
+                    break
+                part = following
+        mark = _mark_of(_json_of(answer))
+        if mark is not None:
+            self._seen[name] = mark
+
+    async def changes(self) -> list[MadeFile]:
+        """The files that are new or changed since this was asked last, or were put there; none without an answer."""
+        try:
+            now = _listed(_json_of(await self._ask(_question("list", self._directory))))
+            changed = sorted((_told(path), path) for path, mark in now.items() if self._seen.get(path) != mark)
+            made: list[MadeFile] = []
+            room_bytes = _MAX_TOTAL_BYTES
+            for told, path in changed[: self._max_files]:
+                _, size_bytes, *_ = now[path]
+                fits = size_bytes <= min(self._max_bytes, room_bytes)
+                data = await self._read(path, size_bytes) if fits else None
+                room_bytes -= len(data or b"")
+                made.append(MadeFile(told, size_bytes if data is None else len(data), data))
+        except ToolError:
+            return []
+        self._seen = now
+        return made
+
+    async def _read(self, path: str, size_bytes: int) -> bytes:
+        data = bytearray()
+        while len(data) < size_bytes:
+            wanted = min(CHUNK_BYTES, size_bytes - len(data))
+            piece = _bytes_of(await self._ask(_question("read", self._directory, path, len(data), wanted)))
+            data += piece[:wanted]
+            if len(piece) < wanted:
+                # It has shrunk, or gone.
+                break
+        return bytes(data)
+
+    def _check(self, answer: str, name: str) -> None:
+        if not answer.startswith("error:"):
+            return
+        number = int(answer[6:]) if answer[6:].isdecimal() and len(answer) < 12 else 0
+        if number in (errno.ENOSPC, errno.EDQUOT):
+            raise ToolError(f"There is no room left in the working directory for {_told(name)!r}.")
+        if number == errno.EFBIG:
+            raise ToolError(f"{_told(name)!r} is larger than a file may be there.")
+        raise ToolError(f"{_told(name)!r} cannot be put there: {os.strerror(number)}.")
+
+
+def _question(what: str, *arguments: object) -> str:
+    # As an expression it leaves no name behind. In ASCII any file's name can be sent, also what is no text.
+    given = ", ".join(map(ascii, (what, *arguments)))
+    return f"(lambda own: (__import__('builtins').exec({_SOURCE!a}, own), own['answer']({given}))[1])({{}})"
+
+
+#: Asks a kernel where it works.
+WHERE = _question("where")
+
+
+def _bytes_of(answer: str) -> bytes:
+    if not answer.startswith("ok:"):
+        return b""
+    try:
+        return base64.b64decode(answer[3:], validate=True)
+    except (binascii.Error, ValueError):
+        return b""
+
+
+def _json_of(answer: str) -> Any:
+    try:
+        return json.loads(_bytes_of(answer))
+    except (ValueError, RecursionError):
+        return None
+
+
+def _listed(told: Any) -> dict[str, _Mark]:
+    found: dict[str, _Mark] = {}
+    for entry in told[:_MAX_LISTED] if isinstance(told, list) else ():
+        if isinstance(entry, list) and len(entry) == 5 and _is_theirs(entry[0]) and (mark := _mark_of(entry[1:])):
+            found[entry[0]] = mark
+    return found
+
+
+def _is_theirs(path: object) -> bool:
+    return (
+        isinstance(path, str)
+        and len(path) <= _MAX_PATH_CHARS
+        and "\0" not in path
+        and not any(segment == "__pycache__" or segment[:1] in ("", ".") for segment in path.split("/"))
+    )
+
+
+def _mark_of(told: Any) -> _Mark | None:
+    if not isinstance(told, list) or len(told) != 4 or not all(type(number) is int and number >= 0 for number in told):
+        return None
+    inode, size_bytes, modified_ns, changed_ns = told
+    return inode, size_bytes, modified_ns, changed_ns
+
+
+def _told(path: str) -> str:
+    return "".join("\ufffd" if unicodedata.category(char) in _UNTOLD else char for char in path)
