@@ -62,6 +62,8 @@ class Pretend:
         self.is_paused = False
         self.closing = False
         self.gone = False
+        #: Its processes are being ended; if it died before, there are none.
+        self.is_dying = False
         #: What goes wrong.
         self.refuses: set[str] = set()
         self.files_go_with_it = False
@@ -143,9 +145,11 @@ class Pretend:
     async def aclose(self) -> None:
         assert not self.closing, "ended twice"
         self.closing = True
+        self.is_dying = self.alive
         self.die()
         await pass_s(self._close_s)
         self.gone = True
+        self.is_dying = False
 
 
 class Begin:

@@ -8,6 +8,7 @@ import asyncio
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 from tools.errors import RetryableToolError, ToolError
 
@@ -41,7 +42,7 @@ class Room:
         self._spare = spare
         self._crowded = crowded
         self._held: Counter[Place] = Counter()
-        self._leaving: dict[asyncio.Future[None], Place] = {}
+        self._leaving: dict[asyncio.Future[Any], Place] = {}
         self._waiting: list[_Waiter] = []
 
     @property
@@ -64,10 +65,10 @@ class Room:
             self._give_up(waiter)
             raise
 
-    def give_back(self, place: Place, gone: asyncio.Future[None] | None) -> None:
+    def give_back(self, place: Place, gone: asyncio.Future[Any]) -> None:
         """Gives a place back; its kernel has left it when `gone` is done. To `look` who may have it is the caller's."""
         self._free(place)
-        if gone and not gone.done():
+        if not gone.done():
             self._leaving[gone] = place
             gone.add_done_callback(self._leaving.pop)
 

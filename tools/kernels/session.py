@@ -5,6 +5,7 @@ import logging
 from collections.abc import Sequence
 from dataclasses import replace
 from enum import IntEnum
+from typing import Any
 
 from tools.attached import AttachedFile
 from tools.errors import ToolError
@@ -57,6 +58,7 @@ class Session:
         self._pool = pool
         self._pause_after_s = pause_after_s
         self._put: set[str] = set()
+        self._going: list[asyncio.Future[None]] = []
         self._pausing: asyncio.TimerHandle | None = None
         self._is_paused = False
 
@@ -71,12 +73,12 @@ class Session:
         died = [] if kernel.alive else [_DIED]
         return replace(outcome, files=(*outcome.files, *made), notes=(*told, *outcome.notes, *notes, *died))
 
-    async def renew(self) -> None:
+    def renew(self) -> None:
         """Ends the kernel; the next cell gets one that knows nothing of it."""
-        kernel, self.kernel = self.kernel, None
-        if kernel:
+        if self.kernel:
+            self._going.append(self._pool.end(self.kernel))
+            self.kernel = None
             self._lose(Lost.ALL)
-            await asyncio.wait({self._pool.end(kernel)})
 
     def rest(self) -> None:
         """The kernel has nothing to do: it is paused in a while, unless it is used again."""
@@ -89,10 +91,12 @@ class Session:
             self._pausing.cancel()
             self._pausing = None
 
-    def end(self) -> asyncio.Future[None] | None:
-        """Ends the kernel aside; the future is done when it has gone. None if there is none."""
+    def end(self) -> asyncio.Future[Any]:
+        """Ends the kernel aside; the future is done when nothing of the session runs any more."""
         self.stay()
-        return self._pool.end(self.kernel) if self.kernel else None
+        if self.kernel:
+            self._going.append(self._pool.end(self.kernel))
+        return asyncio.gather(*self._going)
 
     def _pause(self) -> None:
         self._pausing = None
@@ -102,7 +106,7 @@ class Session:
 
     async def _running(self) -> Kernel:
         if self.kernel is None:
-            self.kernel = await self._pool.take()
+            self.kernel = await self._fresh()
         elif not self.kernel.alive:
             self.kernel = await self._heir(self.kernel)
         elif self._is_paused:
@@ -110,13 +114,20 @@ class Session:
         self._is_paused = False
         return self.kernel
 
+    async def _fresh(self) -> Kernel:
+        # A session has one place: there is no kernel before the one that was there has gone.
+        if self._going:
+            await asyncio.wait(self._going)
+            self._going.clear()
+        return await self._pool.take()
+
     async def _heir(self, dead: Kernel) -> Kernel:
-        fresh = await self._pool.take()
+        fresh = await self._fresh()
         try:
             is_kept = await _inherited(fresh, dead)
         except asyncio.CancelledError:
             # The next cell tries again: what is dead keeps its files.
-            self._pool.end(fresh)
+            self._going.append(self._pool.end(fresh))
             raise
         self._pool.end(dead)
         self._lose(Lost.VARIABLES if is_kept else Lost.FILES)

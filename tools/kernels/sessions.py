@@ -144,7 +144,7 @@ class Sessions:
         elif self._clock() < self._due_s(session):
             return
         else:
-            await session.renew()
+            session.renew()
         session.born_s = session.used_s = self._clock()
 
     def _left(self, key: _Key, session: Session) -> None:
