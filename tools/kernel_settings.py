@@ -1,7 +1,7 @@
 """What an operator sets of kernels: where they run, how they are kept apart, and how much each may use.
 
-    kernels: {isolation: bwrap, memory_bytes: 2147483648, sessions: 50}
-    kernels: {backend: gateway, url: "http://kernels:8888"}
+kernels: {isolation: bwrap, memory_bytes: 2147483648, sessions: 50}
+kernels: {backend: gateway, url: "http://kernels:8888"}
 """
 
 from pathlib import Path

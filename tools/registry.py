@@ -23,8 +23,10 @@ BUILT_IN: Mapping[str, str] = MappingProxyType(
     {
         "amap_weather": "tools.amap_weather",
         "api_connector": "tools.api_connector",
+        "code_interpreter": "tools.code_interpreter",
         "image_gen": "tools.image_gen",
         "math_solver": "tools.math_solver",
+        "python_executor": "tools.python_executor",
         "storage": "tools.storage",
         "text_generator": "tools.text_generator",
         "weather": "tools.weather",

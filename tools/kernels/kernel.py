@@ -15,7 +15,7 @@ class Kernel(Protocol):
         ...
 
     async def execute(self, code: str, *, time_s: float) -> Outcome:
-        """Runs a cell, for `time_s` at most; without its files. Raises nothing but cancellation, which ends the cell."""
+        """Runs a cell for `time_s` at most; its files are asked for apart. Only cancellation is raised: the cell ends."""
         ...
 
     async def put(self, name: str, path: Path) -> None:

@@ -1,0 +1,44 @@
+"""What tools that run code have in common: a call's code -> a cell -> what the model, and what the caller, is told."""
+
+import re
+from typing import Any
+
+from tools.base import ToolContext, ToolError
+from tools.items import ContentItem, Details
+from tools.kernels.telling import for_caller, for_model
+
+#: A cell is stopped so long before its call would be: to interrupt it, or to kill it, and to read what it put out.
+_MARGIN_S = 4.0
+
+#: The least time that a cell gets: less than that is none.
+_LEAST_S = 1.0
+
+#: Models put code between fences in JSON, too. Only what is all between two of them is code between fences.
+_FENCED = re.compile(r"\s*(```+|~~~+)[\w+-]*[ \t]*\n(?P<code>.*?)\n?\s*\1\s*", re.DOTALL)
+
+PARAMETERS: dict[str, Any] = {
+    "type": "object",
+    "properties": {"code": {"description": "The python code.", "type": "string"}},
+    "required": ["code"],
+}
+
+
+def bare(code: str) -> str:
+    """The code without the Markdown fences around it, if there are any."""
+    fenced = _FENCED.fullmatch(code)
+    return fenced["code"] if fenced else code
+
+
+async def outcome_of(code: str, context: ToolContext, *, session: str | None) -> list[ContentItem]:
+    """Runs the code for the call of this context. ToolError if it cannot be run."""
+    if context.kernels is None:
+        raise ToolError("No code can be run here.")
+    left_s = context.remaining_s()
+    outcome = await context.kernels.run(
+        bare(code),
+        caller=context.caller,
+        session=session,
+        files=context.files,
+        time_s=None if left_s is None else max(_LEAST_S, left_s - _MARGIN_S),
+    )
+    return [*for_model(outcome), Details(for_caller(outcome))]

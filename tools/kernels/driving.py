@@ -1,0 +1,155 @@
+"""Drives one kernel through its cells, wherever it runs: sends, reads until all is said, and stops what takes too long.
+
+run -> send ... messages ... -> done
+`-> its time is over, or it puts out too much -> interrupt ... -> done
+`-> kill
+"""
+
+import asyncio
+import time
+from collections.abc import Awaitable, Callable, Mapping
+from typing import Any, Literal
+
+from tools.kernels.cells import Cell, CellLimits
+from tools.outcomes import CellStatus, Outcome
+
+#: The kernel's answer is here, and nothing of the cell's output comes any more, not even that it was all: it is lost.
+_LOST_AFTER_S = 1.0
+
+#: Between cells nobody asked for output. A kernel that puts out so much nevertheless is ended.
+_MOST_IDLE_MESSAGES = 10_000
+
+Message = Mapping[str, Any]
+
+
+class Driver:
+    """Runs one cell at a time.
+
+    `interrupt` asks the kernel to stop its cell, `kill` ends it, `renew` makes the connection anew when output was
+    lost. Whoever reads from the kernel calls `heard`, and `ended` at its end.
+    """
+
+    def __init__(
+        self,
+        limits: CellLimits,
+        grace_s: float,
+        interrupt: Callable[[], Awaitable[None]],
+        kill: Callable[[], None],
+        renew: Callable[[], Awaitable[None]],
+    ) -> None:
+        self._limits = limits
+        self._grace_s = grace_s
+        self._interrupt = interrupt
+        self._kill = kill
+        self._renew = renew
+        self._cell: Cell | None = None
+        self._news = asyncio.Event()
+        self._has_ended = False
+        self._why: str | None = None
+        self._notes: list[str] = []
+        self._idle_messages = 0
+        self._stopping: asyncio.Task[None] | None = None
+
+    @property
+    def alive(self) -> bool:
+        """False once the kernel has ended."""
+        return not self._has_ended
+
+    def heard(self, channel: Literal["iopub", "shell"], message: Message) -> None:
+        """A message has come from the kernel."""
+        if self._cell is not None:
+            (self._cell.iopub if channel == "iopub" else self._cell.shell)(message)
+            self._news.set()
+        elif (idle := self._idle_messages + 1) <= _MOST_IDLE_MESSAGES:
+            self._idle_messages = idle
+        else:
+            self.end("It wrote too much while it was not asked to do anything.")
+
+    def end(self, why: str) -> None:
+        """Kills the kernel; `why` is told as a note of its cell."""
+        self._why = self._why or why
+        self._kill()
+
+    def ended(self) -> None:
+        """The kernel has ended."""
+        self._has_ended = True
+        self._news.set()
+
+    async def run(self, msg_id: str, send: Callable[[], Awaitable[None]], time_s: float) -> Outcome:
+        """Runs the cell that `send` sends, in a message of this id.
+
+        When it is cancelled, the cell is stopped behind it, and the next one waits for that.
+        """
+        began = time.monotonic()
+        if self._stopping is not None:
+            await asyncio.wait({self._stopping})
+        cell = Cell(msg_id, self._limits)
+        if not self.alive:
+            return self._outcome(cell, None, began)
+        self._idle_messages = 0
+        self._notes.clear()
+        self._cell = cell
+        try:
+            await send()
+            late = await self._finished(cell, time_s)
+            return self._outcome(cell, "timeout" if late else None, began)
+        except asyncio.CancelledError:
+            self._stopping = asyncio.create_task(self._stopped(cell))
+            raise
+        finally:
+            if self._stopping is None or self._stopping.done():
+                self._cell = None
+
+    async def aclose(self) -> None:
+        """Waits until nothing runs any more; the kernel has been told to end."""
+        if self._stopping is not None:
+            await asyncio.wait({self._stopping})
+
+    async def _finished(self, cell: Cell, time_s: float) -> bool:
+        # Gives whether its time was over.
+        late = False
+        try:
+            async with asyncio.timeout(time_s):
+                await self._heard_all(cell, until_over=True)
+        except TimeoutError:
+            late = True
+        if late or (cell.over and not cell.is_done and self.alive):
+            await self._stop(cell)
+        return late
+
+    async def _stop(self, cell: Cell) -> None:
+        await self._interrupt()
+        try:
+            async with asyncio.timeout(self._grace_s):
+                await self._heard_all(cell, until_over=False)
+        except TimeoutError:
+            self.end("It did not heed the interrupt, so its kernel was killed.")
+            while self.alive:
+                await self._heard()
+
+    async def _stopped(self, cell: Cell) -> None:
+        try:
+            await self._stop(cell)
+        finally:
+            self._cell = None
+
+    async def _heard_all(self, cell: Cell, *, until_over: bool) -> None:
+        while self.alive and not cell.is_done and not (until_over and cell.over):
+            try:
+                async with asyncio.timeout(_LOST_AFTER_S if cell.has_reply else None):
+                    await self._heard()
+            except TimeoutError:
+                self._notes.append("Some of its output was lost: it was too much at once.")
+                await self._renew()
+                return
+
+    async def _heard(self) -> None:
+        await self._news.wait()
+        self._news.clear()
+
+    def _outcome(self, cell: Cell, status: CellStatus | None, began: float) -> Outcome:
+        notes = [*self._notes]
+        if not self.alive:
+            notes += [self._why] if self._why else []
+            status = status or ("limit" if self._why else "died")
+        return cell.outcome(status, time.monotonic() - began, notes)

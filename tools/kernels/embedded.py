@@ -1,0 +1,266 @@
+"""A kernel in a sandbox on this machine, spoken to through unix sockets that lie inside the sandbox."""
+
+import asyncio
+import contextlib
+import os
+import secrets
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import zmq
+import zmq.asyncio
+from jupyter_client.asynchronous.client import AsyncKernelClient
+
+from tools.errors import ToolError
+from tools.kernel_settings import KernelSettings
+from tools.kernels.cells import CellLimits
+from tools.kernels.driving import Driver
+from tools.kernels.kernel import Kernel
+from tools.kernels.starting import PORTS, Recipe
+from tools.outcomes import MadeFile, Outcome
+from tools.sandbox import processes
+from tools.sandbox.launching import Launcher, Sandbox
+from tools.sandbox.processes import Token, Watch, WatchLimits
+from tools.sandbox.workdir import Workdir
+
+#: The channels that we use. stdin is for questions to a person; that the kernel lives we see by its process.
+_CHANNELS = ("shell", "iopub", "control")
+
+#: A message of a picture holds it in base64, and some words beside it.
+_BASE64_SHARE = 4 / 3
+_BESIDE_BYTES = 1 << 20
+
+#: So many messages wait for us at most; then those of the kernel wait in the kernel.
+_WAITING_MESSAGES = 200
+
+#: A kernel that is ready answers within milliseconds, on a loaded machine within seconds.
+_GREETING_TIMEOUT_S = 30.0
+
+#: Each file costs the system a kilobyte of memory beside what is in it, and no limit of size counts that.
+_MOST_INODES = 50_000
+
+#: A request beside its code. `silent` would keep the result from us; nobody is there to answer questions; and the next
+#: request is to run whatever became of this one.
+_EXECUTE = {
+    "silent": False,
+    "store_history": True,
+    "user_expressions": {},
+    "allow_stdin": False,
+    "stop_on_error": False,
+}
+
+
+def sockets_of(settings: KernelSettings) -> zmq.asyncio.Context:
+    """What the sockets of all kernels are made of."""
+    context = zmq.asyncio.Context()
+    context.setsockopt(zmq.LINGER, 0)
+    context.setsockopt(zmq.MAXMSGSIZE, int(settings.image_bytes * _BASE64_SHARE) + _BESIDE_BYTES)
+    context.setsockopt(zmq.RCVHWM, _WAITING_MESSAGES)
+    # A kernel whose socket is gone is gone.
+    context.setsockopt(zmq.RECONNECT_IVL, -1)
+    return context
+
+
+class _Client(AsyncKernelClient):
+    """A client that finds its sockets through descriptors, which were opened before any user's code ran.
+
+    Whatever that code puts in their place later, it leads nowhere.
+    """
+
+    descriptors: dict[str, int]
+
+    def _make_url(self, channel: str) -> str:
+        return f"ipc:///proc/self/fd/{self.descriptors[channel]}"
+
+
+@dataclass(frozen=True, slots=True)
+class Surroundings:
+    """What all embedded kernels of a service share. `owner` is the user of the sandboxes, if it is another than us."""
+
+    launcher: Launcher
+    recipe: Recipe
+    context: zmq.asyncio.Context
+    watch: Watch
+    owner: int | None
+
+    @property
+    def settings(self) -> KernelSettings:
+        """What the operator set."""
+        return self.recipe.settings
+
+
+async def begin(surroundings: Surroundings) -> Kernel:
+    """A new kernel, ready to run its first cell. ToolError if it does not start."""
+    key = secrets.token_hex(32)
+    sandbox = await surroundings.launcher.launch(surroundings.recipe.kernel(key))
+    try:
+        await sandbox.ready()
+        kernel = EmbeddedKernel(surroundings, sandbox, key)
+    except BaseException:
+        await sandbox.aclose()
+        raise
+    try:
+        await kernel.greeted()
+    except BaseException:
+        await kernel.aclose()
+        raise
+    return kernel
+
+
+class EmbeddedKernel:
+    """As `Kernel` says."""
+
+    def __init__(self, surroundings: Surroundings, sandbox: Sandbox, key: str) -> None:
+        settings = surroundings.settings
+        self._surroundings = surroundings
+        self._sandbox = sandbox
+        self._key = key
+        self._files = Workdir(
+            os.open(sandbox.outside.workdir, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC),
+            owner=surroundings.owner,
+            max_files=settings.files,
+            max_bytes=settings.file_bytes,
+        )
+        self._driver = Driver(
+            CellLimits(settings.output_bytes, settings.messages, settings.images, settings.image_bytes),
+            settings.interrupt_grace_s,
+            self._interrupt,
+            sandbox.kill,
+            self._renew,
+        )
+        self._loop = asyncio.get_running_loop()
+        self._paths = {channel: _opened(sandbox.outside.run_dir, PORTS[channel]) for channel in _CHANNELS}
+        self._watched: Token | None = None
+        self._connect()
+        sandbox.on_end(self._driver.ended)
+        self.resume()
+
+    @property
+    def alive(self) -> bool:
+        """As `Kernel` says."""
+        return self._sandbox.alive
+
+    async def execute(self, code: str, *, time_s: float) -> Outcome:
+        """As `Kernel` says."""
+        request = self._client.session.msg("execute_request", {**_EXECUTE, "code": code})
+
+        async def send() -> None:
+            self._client.shell_channel.send(request)
+
+        return await self._driver.run(request["header"]["msg_id"], send, time_s)
+
+    async def put(self, name: str, path: Path) -> None:
+        """As `Kernel` says."""
+        await asyncio.to_thread(self._files.put, name, path)
+
+    async def changes(self) -> list[MadeFile]:
+        """As `Kernel` says."""
+        return await asyncio.to_thread(self._files.changes)
+
+    async def inherit(self, dead: Kernel) -> bool:
+        """As `Kernel` says: the directory of a sandbox is there as long as we hold it."""
+        if not isinstance(dead, EmbeddedKernel):
+            return False
+        return not await asyncio.to_thread(self._files.copy_from, dead._files)
+
+    def pause(self) -> None:
+        """As `Kernel` says."""
+        if self.alive:
+            self._unwatch()
+            processes.stop(self._sandbox.root_pid)
+
+    def resume(self) -> None:
+        """As `Kernel` says."""
+        if self.alive:
+            processes.resume(self._sandbox.root_pid)
+            self._watch()
+
+    async def aclose(self) -> None:
+        """As `Kernel` says."""
+        self._unwatch()
+        await self._sandbox.aclose()
+        await self._driver.aclose()
+        await self._disconnect()
+        for descriptor in self._paths.values():
+            os.close(descriptor)
+        self._paths.clear()
+        await asyncio.to_thread(self._files.close)
+
+    # -- the connection ----------------------------------------------------------------------------------------
+
+    async def greeted(self) -> None:
+        """Returns when what the kernel puts out reaches us. ToolError if that does not happen."""
+        try:
+            async with asyncio.timeout(_GREETING_TIMEOUT_S):
+                await self._greeting.wait()
+        except TimeoutError:
+            raise ToolError("A kernel started, and did not answer.") from None
+
+    def _connect(self) -> None:
+        self._client = _Client(context=self._surroundings.context)
+        self._client.descriptors = self._paths
+        self._client.session.key = self._key.encode()
+        # Against messages that are sent twice: only the kernel itself can do that, to itself.
+        self._client.session.digest_history_size = 0
+        self._client.start_channels(stdin=False, hb=False)
+        self._greeting = asyncio.Event()
+        self._readers = [asyncio.create_task(self._read("shell")), asyncio.create_task(self._read("iopub"))]
+
+    async def _disconnect(self) -> None:
+        for reader in self._readers:
+            reader.cancel()
+        await asyncio.gather(*self._readers, return_exceptions=True)
+        for channel in (self._client.shell_channel, self._client.iopub_channel, self._client.control_channel):
+            channel.stop()
+
+    async def _renew(self) -> None:
+        await self._disconnect()
+        self._connect()
+        with contextlib.suppress(ToolError):
+            await self.greeted()
+
+    async def _read(self, name: Literal["shell", "iopub"]) -> None:
+        channel = self._client.shell_channel if name == "shell" else self._client.iopub_channel
+        session = self._client.session
+        while True:
+            frames = await channel.socket.recv_multipart()
+            try:
+                message = session.deserialize(session.feed_identities(frames)[1])
+            except Exception:  # noqa: BLE001 - whatever it sends, it comes from a stranger's code
+                self._driver.end("It sent what is no message, so its kernel was killed.")
+                return
+            if message["msg_type"] == "iopub_welcome":
+                self._greeting.set()
+            else:
+                self._driver.heard(name, message)
+
+    async def _interrupt(self) -> None:
+        self._client.control_channel.send(self._client.session.msg("interrupt_request", {}))
+
+    # -- its processes -----------------------------------------------------------------------------------------
+
+    def _watch(self) -> None:
+        settings = self._surroundings.settings
+        self._unwatch()
+        self._watched = self._surroundings.watch.add(
+            self._sandbox.root_pid,
+            WatchLimits(settings.memory_bytes, settings.processes, _MOST_INODES),
+            [self._files],
+            self._exceeded,
+        )
+
+    def _unwatch(self) -> None:
+        if self._watched is not None:
+            self._surroundings.watch.remove(self._watched)
+            self._watched = None
+
+    def _exceeded(self, what: str) -> None:
+        # In the thread that watches: the kernel must not go on until the loop has time.
+        self._sandbox.kill()
+        self._loop.call_soon_threadsafe(self._driver.end, f"It used more {what} than it may, so its kernel was killed.")
+
+
+def _opened(run_dir: str, port: int) -> int:
+    # Before any user's code has run there: what has this name now is the kernel's socket.
+    return os.open(f"{run_dir}/k-{port}", os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC)

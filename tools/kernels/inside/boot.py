@@ -1,0 +1,199 @@
+"""Turns a fresh Python process into a kernel. Runs inside the sandbox, before any user's code; needs ipykernel only.
+
+    stdin: one JSON object, as `tools.kernels.starting` writes it      stdout: `ready`, or what went wrong
+
+With the argument `fonts` it prints matplotlib's list of fonts instead, which kernels are started with, as making one
+takes a second. Whatever is slow at its first use is used once here, so that a kernel out of the pool answers at once.
+"""
+
+import base64
+import dataclasses
+import importlib
+import json
+import os
+import sys
+import traceback
+from pathlib import Path
+from typing import Any
+
+#: Names under which code that was written by models expects these, even if it does not import them.
+#: Source: Qwen-Agent's `qwen_agent/tools/resource/code_interpreter_init_kernel.py`.
+_KNOWN_AS = {"numpy": "np", "pandas": "pd", "matplotlib.pyplot": "plt"}
+_KNOWN = ("json", "math", "os", "re")
+
+#: Fonts with Chinese, Japanese and Korean letters, as matplotlib names them: the first that is there is used.
+_CJK = (
+    "Noto Sans CJK SC",
+    "Noto Sans CJK JP",
+    "Source Han Sans SC",
+    "WenQuanYi Micro Hei",
+    "WenQuanYi Zen Hei",
+    "Droid Sans Fallback",
+)
+
+#: Fonts of other systems, which code asks for nevertheless: it gets the one that is there.
+_ELSEWHERE = ("SimHei", "SimSun", "Microsoft YaHei", "KaiTi", "FangSong", "STHeiti", "PingFang SC", "Heiti TC")
+
+#: What is slow at its first use, by the name that it needs: how an error is told, a figure, and a table.
+_WARMING = {
+    "": "1/0",
+    "plt": "plt.figure(); plt.plot([0, 1], [0, 1], label='0'); plt.title('0'); plt.legend(); plt.show()",
+    "pd": "pd.DataFrame({'a': [1.0, 2.0], 'b': ['c', 'd']}).groupby('b').describe()",
+}
+
+#: File descriptors that may have been left open for us are below this.
+_INHERITED = 1024
+
+#: So wide is a table as text; pandas' own 80 breaks it into blocks, which models misread.
+_TABLE_COLUMNS = 160
+
+
+def main() -> None:
+    """Starts what the arguments ask for, and tells whoever reads stdout how that went."""
+    # What whoever started us had open is not for the user's code.
+    os.closerange(3, _INHERITED)
+    own = Path(os.environ["TMPDIR"])
+    os.environ |= {"MPLCONFIGDIR": str(own / "matplotlib"), "IPYTHONDIR": str(own / "ipython")}
+    if sys.argv[1:] == ["fonts"]:
+        print(_fonts())
+        return
+    told = os.fdopen(os.dup(1), "w")
+    try:
+        app = _kernel(json.load(sys.stdin))
+    except BaseException:  # noqa: BLE001 - it is all that whoever waits will learn
+        told.write(traceback.format_exc())
+        told.close()
+        sys.exit(1)
+    told.write("ready\n")
+    told.close()
+    app.start()
+
+
+def _kernel(start: dict[str, Any]) -> Any:
+    confinement = _beside("confinement")
+    if warden := os.environ.pop("FLORETTE_WARDEN", None):
+        confinement.die_with_parent(int(warden))
+    confinement.limit(**start["limits"])
+    os.chdir(start["workdir"])
+    # debugpy costs a third of the start, and nobody debugs here.
+    sys.modules["debugpy"] = None  # type: ignore[assignment]
+    _take_fonts(start["fonts"])
+    loaded = {name: module for name in start["preload"] if (module := _module(name))}
+    if start["landlock"] is not None:
+        # It holds for the thread that asks for it, and what comes next has several.
+        confinement.restrict(**start["landlock"])
+    if start["seccomp"] is not None:
+        confinement.filter_system_calls(base64.b64decode(start["seccomp"]))
+    _silence()
+    if "matplotlib.pyplot" in loaded:
+        _choose_fonts()
+    if "pandas" in loaded:
+        loaded["pandas"].set_option("display.width", _TABLE_COLUMNS)
+    app = _app(start["connection"], pipe=start["landlock"] is None)
+    known = {_KNOWN_AS[name]: module for name, module in loaded.items() if name in _KNOWN_AS}
+    app.shell.push({name: importlib.import_module(name) for name in _KNOWN} | known, interactive=False)
+    _warm(app.shell, known)
+    return app
+
+
+def _beside(name: str) -> Any:
+    # Neither Python's isolated mode nor user's code is to find what lies here.
+    sys.path.insert(0, str(Path(__file__).parent))
+    try:
+        return importlib.import_module(name)
+    finally:
+        del sys.path[0]
+
+
+def _module(name: str) -> Any:
+    try:
+        return importlib.import_module(name)
+    except ImportError:
+        # This Python has no such library; code that wants it is told so by its own import.
+        return None
+
+
+def _silence() -> None:
+    # Whoever started it reads no further than `ready`; what a kernel writes goes through its sockets.
+    nowhere = os.open(os.devnull, os.O_RDWR)
+    for descriptor in (0, 1, 2):
+        os.dup2(nowhere, descriptor)
+    os.close(nowhere)
+
+
+def _app(connection: dict[str, Any], *, pipe: bool) -> Any:
+    kernelapp = importlib.import_module("ipykernel.kernelapp")
+    iostream = importlib.import_module("ipykernel.iostream")
+    config = importlib.import_module("traitlets.config").Config
+
+    class App(kernelapp.IPKernelApp):  # type: ignore[misc, name-defined]
+        """The kernel. Its pipe, by which processes that it forks write, is TCP: Landlock's tier has none."""
+
+        def init_iopub(self, context: Any) -> None:
+            if pipe:
+                super().init_iopub(context)
+                return
+            self.iopub_socket = context.socket(importlib.import_module("zmq").XPUB)
+            self.iopub_socket.linger = 1000
+            self.iopub_port: int = self._bind_socket(self.iopub_socket, self.iopub_port)
+            self.iopub_thread = iostream.IOPubThread(self.iopub_socket, pipe=False, session=self.session)
+            self.iopub_thread.start()
+            self.iopub_socket = self.iopub_thread.background_socket
+
+    settings = config()
+    settings.IPKernelApp.log_level = 50
+    settings.HistoryManager.enabled = False
+    settings.InteractiveShell.colors = "nocolor"
+    if "matplotlib" in sys.modules:
+        settings.IPKernelApp.matplotlib = "inline"
+    where = Path(os.environ["TMPDIR"]) / ".connection.json"
+    where.write_text(json.dumps(connection), "utf-8")
+    app = App.instance(config=settings)
+    app.initialize(["-f", str(where)])
+    # Python runs isolated, so IPython leaves it out: modules of the user's own are to be found.
+    sys.path.insert(0, "")
+    return app
+
+
+def _warm(shell: Any, known: dict[str, Any]) -> None:
+    # Through the shell, as users' cells do it; nobody listens yet.
+    for name, cell in _WARMING.items():
+        if not name or name in known:
+            shell.run_cell(cell, store_history=False, silent=True)
+    sys.stdout.flush()
+    sys.stderr.flush()
+
+
+# -- fonts -------------------------------------------------------------------------------------------------
+
+
+def _fonts() -> str:
+    try:
+        manager = importlib.import_module("matplotlib.font_manager")
+    except ImportError:
+        return json.dumps(None)
+    fonts = manager.fontManager.ttflist
+    cjk = [font for name in _CJK for font in fonts if font.name == name]
+    fonts += [dataclasses.replace(cjk[0], name=name) for name in _ELSEWHERE if cjk]
+    name = f"fontlist-v{manager.FontManager.__version__}.json"
+    path = Path(os.environ["MPLCONFIGDIR"]) / name
+    manager.json_dump(manager.fontManager, path)
+    return json.dumps({"name": name, "text": path.read_text("utf-8")})
+
+
+def _choose_fonts() -> None:
+    present = {font.name for font in importlib.import_module("matplotlib.font_manager").fontManager.ttflist}
+    # Letters that the first does not have are taken from the second.
+    family = ["DejaVu Sans", *[font for font in _CJK if font in present][:1]]
+    importlib.import_module("matplotlib").rcParams["font.family"] = family
+
+
+def _take_fonts(fonts: dict[str, str] | None) -> None:
+    if fonts is not None:
+        directory = Path(os.environ["MPLCONFIGDIR"])
+        directory.mkdir(exist_ok=True)
+        (directory / fonts["name"]).write_text(fonts["text"], "utf-8")
+
+
+if __name__ == "__main__":
+    main()

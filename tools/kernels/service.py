@@ -1,0 +1,192 @@
+"""Kernels for tools: what is in force here, a pool of those that are ready, and the sessions that use them."""
+
+import asyncio
+import contextlib
+import json
+import logging
+from collections.abc import Mapping, Sequence
+from functools import cached_property
+from typing import Any
+
+from tools.attached import AttachedFile
+from tools.errors import ToolError, ToolUnavailable
+from tools.kernel_settings import KernelSettings
+from tools.kernels.embedded import Surroundings, begin, sockets_of
+from tools.kernels.gateway import Gateway
+from tools.kernels.kernel import Kernel
+from tools.kernels.pool import Pool
+from tools.kernels.sessions import Sessions
+from tools.kernels.starting import Recipe, python_at
+from tools.outcomes import Kernels, Outcome
+from tools.sandbox.isolation import Found, find
+from tools.sandbox.processes import Watch
+
+logger = logging.getLogger(__name__)
+
+#: A list of the fonts of a machine that has many is some MB.
+_FONT_LIST_BYTES = 50_000_000
+
+
+def open_kernels(settings: KernelSettings) -> Kernels:
+    """Kernels as the settings say. Nothing is started before the first use, or `start`."""
+    return GatewayKernels(settings) if settings.backend == "gateway" else EmbeddedKernels(settings)
+
+
+class _Kernels:
+    """What is the same wherever kernels run: sessions over a pool."""
+
+    def __init__(self, settings: KernelSettings) -> None:
+        self.settings = settings
+        self._sessions: Sessions | None = None
+        self._pool: Pool | None = None
+
+    async def start(self) -> None:
+        """As `Kernels` says."""
+        self._opened()
+
+    async def run(
+        self,
+        code: str,
+        *,
+        caller: str,
+        session: str | None,
+        files: Sequence[AttachedFile] = (),
+        time_s: float | None = None,
+    ) -> Outcome:
+        """As `Kernels` says."""
+        cell_time_s = min(self.settings.cell_time_s, time_s or self.settings.cell_time_s)
+        return await self._opened().run(code, caller=caller, session=session, files=files, time_s=cell_time_s)
+
+    async def aclose(self) -> None:
+        """As `Kernels` says."""
+        if self._sessions is not None:
+            await self._sessions.aclose()
+
+    def _opened(self) -> Sessions:
+        if self._sessions is None:
+            settings = self.settings
+            pool = Pool(self._begin, settings.pool)
+            self._sessions = Sessions(
+                pool,
+                sessions=settings.sessions,
+                sessions_per_caller=settings.sessions_per_caller,
+                session_idle_s=settings.session_idle_s,
+                session_life_s=settings.session_life_s,
+                wait_s=settings.wait_s,
+            )
+            pool.start()
+        return self._sessions
+
+    async def _begin(self) -> Kernel:
+        raise NotImplementedError
+
+
+class EmbeddedKernels(_Kernels):
+    """Kernels in sandboxes of this machine, as `Kernels` says."""
+
+    def __init__(self, settings: KernelSettings) -> None:
+        super().__init__(settings)
+        self._surroundings: asyncio.Task[Surroundings] | None = None
+
+    @cached_property
+    def _isolation(self) -> Found | str:
+        # Tried once: it takes some 50 ms, and what a machine allows seldom changes under a running server.
+        try:
+            recipe = Recipe(self.settings, python_at(self.settings.python))
+            return find(self.settings.isolation, recipe.font_list())
+        except ToolUnavailable as reason:
+            return str(reason)
+
+    def unavailable(self) -> str | None:
+        """As `Kernels` says."""
+        return self._isolation if isinstance(self._isolation, str) else None
+
+    def described(self) -> Mapping[str, Any]:
+        """As `Kernels` says."""
+        found = self._isolation
+        if isinstance(found, str):
+            return {"backend": "embedded", "unavailable": found}
+        return {
+            "backend": "embedded",
+            "isolation": found.name,
+            "layers": dict(found.layers),
+            "python": str(python_at(self.settings.python).executable),
+            "limits": _limits(self.settings),
+        }
+
+    async def aclose(self) -> None:
+        """As `Kernels` says."""
+        await super().aclose()
+        if self._surroundings is not None:
+            with contextlib.suppress(ToolError):
+                surroundings = await self._surroundings
+                surroundings.watch.close()
+                surroundings.context.destroy()
+
+    async def _begin(self) -> Kernel:
+        if self._surroundings is None:
+            self._surroundings = asyncio.create_task(self._surround())
+        try:
+            return await begin(await asyncio.shield(self._surroundings))
+        except ToolError:
+            if self._surroundings.done() and self._surroundings.exception():
+                self._surroundings = None
+            raise
+
+    async def _surround(self) -> Surroundings:
+        found = self._isolation
+        if isinstance(found, str):
+            raise ToolError(f"No code can be run here: {found}.")
+        recipe = Recipe(
+            self.settings,
+            python_at(self.settings.python),
+            confines_itself=found.name == "landlock",
+            seccomp=found.filter,
+        )
+        sandbox = await found.launcher.launch(recipe.font_list())
+        try:
+            fonts = json.loads(await sandbox.all_said(_FONT_LIST_BYTES))
+        except ValueError as error:
+            # Without them the first figure of each kernel takes a second longer, and that is all.
+            logger.warning("there is no list of fonts for kernels: %s", error)
+            fonts = None
+        finally:
+            await sandbox.aclose()
+        return Surroundings(
+            found.launcher, recipe.with_fonts(fonts), sockets_of(self.settings), Watch(), found.launcher.owner
+        )
+
+
+class GatewayKernels(_Kernels):
+    """Kernels of a Jupyter Kernel Gateway, as `Kernels` says."""
+
+    def __init__(self, settings: KernelSettings) -> None:
+        super().__init__(settings)
+        self._gateway = Gateway(settings)
+
+    def unavailable(self) -> str | None:
+        """Always None: a gateway may come and go."""
+        return None
+
+    def described(self) -> Mapping[str, Any]:
+        """As `Kernels` says."""
+        return {
+            "backend": "gateway",
+            "url": self.settings.url,
+            "kernel": self.settings.kernel_name,
+            "isolation": "that of the gateway's kernels",
+            "limits": _limits(self.settings),
+        }
+
+    async def aclose(self) -> None:
+        """As `Kernels` says."""
+        await super().aclose()
+        await self._gateway.aclose()
+
+    async def _begin(self) -> Kernel:
+        return await self._gateway.begin()
+
+
+def _limits(settings: KernelSettings) -> dict[str, Any]:
+    told = settings.model_dump(mode="json", exclude={"backend", "url", "token", "kernel_name", "isolation", "python"})
+    return {name: value for name, value in told.items() if isinstance(value, int | float)}

@@ -1,0 +1,150 @@
+"""What a kernel is started with: its Python, what it may see, its environment, and what `inside/boot.py` is to read."""
+
+import base64
+import json
+import subprocess
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from tools.errors import ToolUnavailable
+from tools.kernel_settings import KernelSettings
+from tools.sandbox import confinement
+from tools.sandbox.launching import Places, Program
+
+#: The files that run inside, by their names there.
+_FILES: Mapping[str, Path] = {
+    "boot.py": Path(__file__).parent / "inside" / "boot.py",
+    "confinement.py": Path(confinement.__file__),
+}
+
+#: A kernel has some 20 of its own; each of its subprocesses has three.
+_OPEN_FILES = 256
+
+#: Two for a machine that starts many kernels at once; one is as fast for what fits into a kernel.
+_THREADS = "1"
+
+#: What a Python is asked about itself.
+_QUESTION = """
+import importlib.metadata, json, sys
+try:
+    version = importlib.metadata.version("ipykernel")
+except importlib.metadata.PackageNotFoundError:
+    version = "0"
+print(json.dumps([sys.executable, sys.prefix, sys.base_prefix, int(version.partition(".")[0])]))
+"""
+
+#: The first that tells its readers when its output reaches them.
+_IPYKERNEL = 7
+
+#: To answer it takes 20 ms, on a loaded machine some seconds.
+_ANSWER_TIMEOUT_S = 30.0
+
+#: What of the system a kernel may read that confines itself.
+_SYSTEM = ("/usr", "/bin", "/lib", "/lib64", "/etc/ld.so.cache", "/etc/fonts", "/etc/localtime", "/dev/urandom")
+
+#: The sockets of a kernel, by the channel that each is for: the path of each ends in its number.
+PORTS: Mapping[str, int] = {"shell": 1, "iopub": 2, "stdin": 3, "control": 4, "hb": 5}
+
+
+@dataclass(frozen=True, slots=True)
+class Python:
+    """An interpreter, and the directories that it consists of."""
+
+    executable: Path
+    directories: tuple[Path, ...]
+
+
+@cache
+def python_at(path: Path | None) -> Python:
+    """The interpreter there; None: the one that runs this. ToolUnavailable if it is none, or cannot run kernels."""
+    asked = str(path or sys.executable)
+    try:
+        told = subprocess.run(  # noqa: S603 - the operator named it
+            [asked, "-I", "-c", _QUESTION], capture_output=True, timeout=_ANSWER_TIMEOUT_S, check=True, env={}
+        )
+        executable, prefix, base_prefix, ipykernel = json.loads(told.stdout)
+    except (OSError, ValueError, subprocess.SubprocessError) as error:
+        raise ToolUnavailable(f"the kernels' Python {asked} cannot be started: {error}") from None
+    if ipykernel < _IPYKERNEL:
+        needed = f"ipykernel>={_IPYKERNEL}"
+        raise ToolUnavailable(f"the kernels' Python needs {needed}: {asked} -m pip install '{needed}'")
+    # What links lead to, too: a virtual environment's Python is one.
+    places = {Path(prefix), Path(base_prefix), Path(executable).resolve().parent.parent}
+    return Python(Path(executable), tuple(sorted(place for place in places if not place.is_relative_to("/usr"))))
+
+
+@dataclass(frozen=True, slots=True)
+class Recipe:
+    """How kernels are started.
+
+    `fonts` is what `boot.py` printed of them. Where nothing around it confines a kernel, it `confines_itself` by
+    Landlock, and by the filter `seccomp`.
+    """
+
+    settings: KernelSettings
+    python: Python
+    fonts: Mapping[str, str] | None = None
+    confines_itself: bool = False
+    seccomp: bytes | None = None
+
+    def with_fonts(self, fonts: Mapping[str, str] | None) -> "Recipe":
+        """The same, with the fonts that are there."""
+        return replace(self, fonts=fonts)
+
+    def kernel(self, key: str) -> Program:
+        """A kernel that signs its messages with `key`, and listens on sockets `k-1` ... in its run directory."""
+        return self._program("boot.py", lambda places: json.dumps(self._start(key, places)).encode())
+
+    def font_list(self) -> Program:
+        """What prints the fonts."""
+        return self._program("boot.py", lambda _: b"", "fonts")
+
+    def _program(self, name: str, stdin: Any, *arguments: str) -> Program:
+        return Program(
+            command=(str(self.python.executable), "-I", f"{{files}}/{name}", *arguments),
+            files=_FILES,
+            readable=self.python.directories,
+            disk_bytes=self.settings.disk_bytes,
+            stdin=stdin,
+            environment={
+                "PATH": f"{self.python.executable.parent}:/usr/local/bin:/usr/bin:/bin",
+                "LANG": "C.UTF-8",
+                # Nothing can be written where modules are, so it is not tried.
+                "PYTHONDONTWRITEBYTECODE": "1",
+                **{f"{name}_NUM_THREADS": _THREADS for name in ("OMP", "OPENBLAS", "MKL", "NUMEXPR")},
+            },
+        )
+
+    def _start(self, key: str, places: Places) -> dict[str, Any]:
+        settings = self.settings
+        return {
+            "workdir": places.workdir,
+            "limits": {
+                "memory_bytes": settings.memory_bytes,
+                "processes": settings.processes,
+                "file_bytes": settings.file_bytes,
+                "open_files": _OPEN_FILES,
+            },
+            "preload": settings.preload,
+            "fonts": self.fonts,
+            "landlock": self._landlock(places) if self.confines_itself else None,
+            "seccomp": base64.b64encode(self.seccomp).decode() if self.seccomp else None,
+            "connection": {
+                "transport": "ipc",
+                "ip": f"{places.run_dir}/k",
+                **{f"{channel}_port": port for channel, port in PORTS.items()},
+                "key": key,
+                "signature_scheme": "hmac-sha256",
+            },
+        }
+
+    def _landlock(self, places: Places) -> dict[str, list[str]]:
+        readable = (*_SYSTEM, *map(str, self.python.directories))
+        return {
+            "readable": [path for path in readable if Path(path).exists()],
+            "writable": [places.workdir, places.run_dir, places.tmp_dir, "/dev/null"],
+        }

@@ -1,0 +1,158 @@
+"""What is started in a sandbox, and what is left of it to us: its processes, its directories, and its end."""
+
+import asyncio
+import contextlib
+import os
+import signal
+import subprocess
+import threading
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import MappingProxyType
+from typing import IO, Protocol
+
+from tools.errors import ToolError
+
+#: What dies with its parent dies with the thread that started it, so all are started by one that lives as long as we.
+LAUNCHER = ThreadPoolExecutor(max_workers=1, thread_name_prefix="florette-launcher")
+
+#: A start that takes longer is none: on a loaded machine it takes some seconds.
+_START_TIMEOUT_S = 60.0
+
+#: So much of what a program says when it does not start is told: a traceback.
+_MOST_SAID_BYTES = 4000
+
+
+@dataclass(frozen=True, slots=True)
+class Places:
+    """Where a program in the sandbox works, and where it makes its sockets and its temporary files."""
+
+    workdir: str
+    run_dir: str
+    tmp_dir: str
+
+
+@dataclass(frozen=True, slots=True)
+class Program:
+    """What to start.
+
+    `command` begins with the path of a program. `files` are put beside each other, by their names; `{files}` in a word
+    of the command is the directory where. `stdin` is what the program reads there, given the places. `readable` are
+    the paths that it may read beside the system's own, `disk_bytes` is the room where it works.
+    """
+
+    command: Sequence[str]
+    files: Mapping[str, Path]
+    readable: Sequence[Path]
+    disk_bytes: int
+    stdin: Callable[[Places], bytes] = lambda _: b""
+    environment: Mapping[str, str] = field(default_factory=lambda: MappingProxyType({}))
+
+
+class Launcher(Protocol):
+    """Starts programs in sandboxes of one kind."""
+
+    async def launch(self, program: Program) -> "Sandbox":
+        """Starts it. ToolError if the sandbox cannot be made."""
+        ...
+
+
+class Sandbox:
+    """A running program. Made inside the loop that uses it.
+
+    `root_pid` is the process from which all others descend; `outside` are its places as we reach them; `end` kills all
+    of it, None: to kill the root does.
+    """
+
+    def __init__(
+        self,
+        process: subprocess.Popen[bytes],
+        root_pid: int,
+        outside: Places,
+        end: Callable[[], None] | None = None,
+    ) -> None:
+        self.root_pid = root_pid
+        self.outside = outside
+        self._end = end
+        self._process = process
+        self._ended = asyncio.Event()
+        self._on_end: list[Callable[[], None]] = []
+        self._killing = threading.Lock()
+        self._loop = asyncio.get_running_loop()
+        # Ids of processes are given anew as soon as one has ended; what these stand for does not change.
+        self._root = os.pidfd_open(root_pid)
+        self._outer = os.pidfd_open(process.pid)
+        self._loop.add_reader(self._outer, self._reap)
+
+    @property
+    def alive(self) -> bool:
+        """False once it has ended."""
+        return not self._ended.is_set()
+
+    def on_end(self, call: Callable[[], None]) -> None:
+        """Calls it when all has ended."""
+        self._on_end.append(call)
+
+    async def ready(self) -> None:
+        """Waits until the program writes the line `ready`: only then its places are there.
+
+        ToolError, with what it says instead, if it does not.
+        """
+        said = await self._read(lambda output: output.readline(_MOST_SAID_BYTES))
+        if said.strip() != b"ready":
+            said += await self._read(lambda output: output.read(_MOST_SAID_BYTES))
+            raise ToolError(f"A program did not start in the sandbox: {said.decode('utf-8', 'replace').strip()}")
+
+    async def all_said(self, most_bytes: int) -> bytes:
+        """All that it writes, `most_bytes` at most."""
+        return await self._read(lambda output: output.read(most_bytes))
+
+    async def _read(self, read: Callable[[IO[bytes]], bytes]) -> bytes:
+        assert self._process.stdout is not None
+        try:
+            async with asyncio.timeout(_START_TIMEOUT_S):
+                return await asyncio.to_thread(read, self._process.stdout)
+        except TimeoutError:
+            raise ToolError("A program in the sandbox was silent for too long.") from None
+
+    def kill(self) -> None:
+        """Kills all of its processes; may be called from any thread, and again."""
+        if self._end is not None:
+            self._end()
+            return
+        with self._killing:
+            for descriptor in (self._root, self._outer) if self.alive else ():
+                with contextlib.suppress(ProcessLookupError):
+                    signal.pidfd_send_signal(descriptor, signal.SIGKILL)
+
+    async def aclose(self) -> None:
+        """Kills it, and returns when it has ended."""
+        self.kill()
+        await self._ended.wait()
+
+    def _reap(self) -> None:
+        self._loop.remove_reader(self._outer)
+        self._process.wait()
+        if self._end is not None:
+            self._end()
+        with self._killing:
+            self._ended.set()
+            os.close(self._root)
+            os.close(self._outer)
+        if self._process.stdout:
+            self._process.stdout.close()
+        for call in self._on_end:
+            call()
+
+
+def in_memory(content: bytes, opened: ExitStack) -> int:
+    """A descriptor from which the content can be read, which `opened` closes."""
+    descriptor = os.memfd_create("florette", os.MFD_CLOEXEC)
+    opened.callback(os.close, descriptor)
+    with os.fdopen(os.dup(descriptor), "wb") as file:
+        file.write(content)
+    os.lseek(descriptor, 0, os.SEEK_SET)
+    return descriptor

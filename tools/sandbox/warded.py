@@ -1,0 +1,89 @@
+"""Programs with nothing around them, where there is no bubblewrap: they may confine themselves, or be trusted.
+
+    we -> warden -> [setpriv, if we are root ->] the program
+
+Their directories are on disk; the warden removes them, and kills all that was started, when the program ends or we do.
+"""
+
+import asyncio
+import contextlib
+import os
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+
+from tools.sandbox.launching import LAUNCHER, Places, Program, Sandbox, in_memory
+from tools.sandbox.wrapped import SPARE_USER_ID
+
+_WARDEN = Path(__file__).with_name("warden.py")
+
+
+@dataclass(frozen=True, slots=True)
+class Warded:
+    """Launches below the directory `root`; None: where temporary files are. `setpriv` only if we are root."""
+
+    setpriv: str | None
+    root: Path | None = None
+
+    @property
+    def owner(self) -> int | None:
+        """The user to whom what is in the sandbox belongs; None: us."""
+        return None if self.setpriv is None else SPARE_USER_ID
+
+    async def launch(self, program: Program) -> Sandbox:
+        """As `Launcher` says. The room that the program may use is not bounded."""
+        loop = asyncio.get_running_loop()
+        process, alive, places = await loop.run_in_executor(LAUNCHER, self._spawn, program)
+        return Sandbox(process, process.pid, places, end=_closing(alive))
+
+    def _spawn(self, program: Program) -> tuple["subprocess.Popen[bytes]", int, Places]:
+        directory = Path(tempfile.mkdtemp(prefix="florette-kernel-", dir=self.root))
+        places = Places(*(str(directory / name) for name in ("data", "run", "tmp")))
+        files = directory / "files"
+        for path in (files, *map(Path, (places.workdir, places.run_dir, places.tmp_dir))):
+            path.mkdir(mode=0o700)
+            self._give(path)
+        for name, source in program.files.items():
+            (files / name).write_bytes(source.read_bytes())
+            self._give(files / name)
+        self._give(directory)
+        watched, alive = os.pipe()
+        with ExitStack() as opened:
+            opened.callback(os.close, watched)
+            command = [word.replace("{files}", str(files)) for word in program.command]
+            process = subprocess.Popen(  # noqa: S603 - what the operator has installed
+                # The server's own Python: the kernels' may be out of reach for whom it is not meant.
+                [sys.executable, "-I", str(_WARDEN), str(watched), str(directory), *self._as_nobody(), *command],
+                stdin=in_memory(program.stdin(places), opened),
+                stdout=subprocess.PIPE,
+                stderr=subprocess.STDOUT,
+                pass_fds=(watched,),
+                env={**program.environment, "HOME": places.workdir, "TMPDIR": places.tmp_dir},
+                cwd="/",
+            )
+        return process, alive, places
+
+    def _as_nobody(self) -> list[str]:
+        if self.setpriv is None:
+            return []
+        user = str(SPARE_USER_ID)
+        return [self.setpriv, "--reuid", user, "--regid", user, "--clear-groups", "--no-new-privs", "--"]
+
+    def _give(self, path: Path) -> None:
+        if self.setpriv is not None:
+            os.chown(path, SPARE_USER_ID, SPARE_USER_ID)
+
+
+def _closing(descriptor: int) -> Callable[[], None]:
+    left = [descriptor]
+
+    def close() -> None:
+        # Once: its number may soon be another's.
+        with contextlib.suppress(IndexError):
+            os.close(left.pop())
+
+    return close

@@ -1,0 +1,78 @@
+"""Watches over a program that has no sandbox around it: when it ends, or we do, nothing of it stays.
+
+    python3 -I warden.py ALIVE DIRECTORY COMMAND ...
+
+Runs as a process of its own, by itself, under any Python. `ALIVE` is a pipe's end: when the other is closed, as it is
+at the latest when whoever holds it is killed, all that the command has started is killed, and the directory removed.
+"""
+
+import ctypes
+import os
+import select
+import shutil
+import signal
+import subprocess
+import sys
+from contextlib import suppress
+from pathlib import Path
+
+#: From <linux/prctl.h>: processes whose parents have ended become ours, so that none of them is lost sight of.
+_PR_SET_CHILD_SUBREAPER = 36
+
+#: A program that starts processes faster than they are killed is outrun in a few rounds, as the killed start none.
+_ROUNDS = 1000
+
+
+def main() -> None:
+    """Starts the command, waits, and clears up."""
+    alive, directory, *command = sys.argv[1:]
+    ctypes.CDLL(None).prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
+    # What signals our group, a Ctrl-C for one, is meant for whoever started us.
+    os.setsid()
+    try:
+        with subprocess.Popen(command, env={**os.environ, "FLORETTE_WARDEN": str(os.getpid())}) as program:  # noqa: S603 - that is what we are for
+            # Whoever reads what the program says is to see its end.
+            os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+            os.dup2(1, 2)
+            ended = os.pidfd_open(program.pid)
+            select.select([int(alive), ended], [], [])
+            _kill_all()
+    finally:
+        shutil.rmtree(directory, ignore_errors=True)
+
+
+def _kill_all() -> None:
+    for _ in range(_ROUNDS):
+        left = _descendants(os.getpid())
+        if not left:
+            return
+        for process in left:
+            with suppress(ProcessLookupError):
+                os.kill(process, signal.SIGKILL)
+        _reap()
+
+
+def _reap() -> None:
+    with suppress(ChildProcessError):
+        # One at least, so that this waits until there is less to do.
+        os.waitpid(-1, 0)
+        while os.waitpid(-1, os.WNOHANG)[0]:
+            pass
+
+
+def _descendants(pid: int) -> list[int]:
+    found: list[int] = []
+    waiting = [pid]
+    while waiting:
+        for children in Path(f"/proc/{waiting.pop()}/task").glob("*/children"):
+            try:
+                own = [int(child) for child in children.read_text().split()]
+            except OSError:
+                continue
+            found += own
+            waiting += own
+    return found
+
+
+if __name__ == "__main__":
+    main()
