@@ -12,6 +12,7 @@ import resource
 import select
 import signal
 import threading
+import time
 from collections.abc import Callable, Collection, Iterable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -24,9 +25,10 @@ logger = logging.getLogger(__name__)
 #: More are not looked for: 64 times the processes that a sandbox may have by default.
 _MOST = 4096
 
-#: So often those are looked for that were forked while others were stopped. Two or three times are enough for whoever
-#: does not evade it, and twenty times a millisecond hold nobody up.
+#: So often those are looked for that were forked while others were stopped, with a wait in which they can stop: on a
+#: processor with nothing else to do one is enough, and all together, some 20 ms, hold nobody up.
 _ROUNDS = 20
+_ROUND_S = 0.0005
 
 #: The letters in `stat` of those that fork no more: stopped, dead, or waiting as no signal ends it (for a vfork).
 _AT_REST = frozenset("TtZXD")
@@ -142,7 +144,7 @@ def _read(path: str) -> str:
 
 
 def stop(pid: int) -> bool:
-    """Stops all descendants, not init itself; False if new ones came for longer than anybody waits for."""
+    """Stops all descendants, not init itself; False if some run on: they fork too fast, or wait for a processor."""
     return _send_to_all(pid, signal.SIGSTOP)
 
 
@@ -170,6 +172,7 @@ def _send_to_all(pid: int, number: signal.Signals) -> bool:
             return True
         for one in others:
             _send(one, members, number)
+        time.sleep(_ROUND_S)
         at_rest.update(one for one in others if _is_at_rest(one))
     return False
 

@@ -104,9 +104,9 @@ class Workdir:
             for path in found.directories:
                 with suppress(ToolError):
                     os.close(self._directory(root, path.split("/"), path))
-            for path, mark in found.files.items():
+            for path in found.files:
                 try:
-                    self._copy(root, path, theirs, mark.size_bytes)
+                    self._copy(root, path, theirs)
                 except ToolError:
                     unfit.append(path)
         return sorted(_told(path) for path in unfit)
@@ -174,34 +174,39 @@ class Workdir:
             directory = within
         return directory
 
-    def _copy(self, root: int, path: str, theirs: int, size_bytes: int) -> None:
-        room = os.fstatvfs(root)
-        # What is one large hole takes no room there, but it would take for ever to read.
-        if size_bytes > room.f_bavail * room.f_frsize:
-            raise ToolError("There is no room left.")
+    def _copy(self, root: int, path: str, theirs: int) -> None:
         with _telling(path):
-            descriptor = open_beneath(theirs, path, os.O_RDONLY)
-        with os.fdopen(descriptor, "rb") as source:
-            if stat.S_ISREG(os.fstat(descriptor).st_mode):
+            source = _opened(theirs, path)
+        if source:
+            with source:
                 self._put(root, path, source)
 
     # -- out -----------------------------------------------------------------------------------------------
 
     def _read(self, root: int, path: str, room_bytes: int) -> MadeFile | None:
         try:
-            descriptor = open_beneath(root, path, os.O_RDONLY)
+            file = _opened(root, path)
         except OSError:
             # It has gone, is a link by now, or is not to be read.
             return None
-        with os.fdopen(descriptor, "rb") as file:
-            found = os.fstat(descriptor)
-            if not stat.S_ISREG(found.st_mode):
-                return None
-            if found.st_size > min(self._max_bytes, room_bytes):
-                return MadeFile(_told(path), found.st_size, None)
+        if file is None:
+            return None
+        with file:
+            size_bytes = os.fstat(file.fileno()).st_size
+            if size_bytes > min(self._max_bytes, room_bytes):
+                return MadeFile(_told(path), size_bytes, None)
             # No more than it had, though it grow: then it has changed again, and is told of the next time.
-            data = file.read(found.st_size)
+            data = file.read(size_bytes)
         return MadeFile(_told(path), len(data), data)
+
+
+def _opened(root: int, path: str) -> BinaryIO | None:
+    # None: whatever it was when it was found, it is no file.
+    descriptor = open_beneath(root, path, os.O_RDONLY)
+    if stat.S_ISREG(os.fstat(descriptor).st_mode):
+        return os.fdopen(descriptor, "rb")
+    os.close(descriptor)
+    return None
 
 
 def _is_none_of_theirs(name: str) -> bool:
