@@ -105,6 +105,14 @@ def test_a_cell_is_done_with_both_the_reply_and_idle() -> None:
         assert cell.is_done
 
 
+def test_what_comes_after_idle_is_told_and_leaves_the_cell_as_done() -> None:
+    """Threads of the cell write on."""
+    cell = cell_of(IDLE, stdout("late"))
+    cell.shell(REPLY)
+    assert cell.is_done
+    assert cell.outcome().pieces == (Written("stdout", "late"),)
+
+
 def test_what_belongs_to_another_cell_is_none_of_this_ones() -> None:
     cell = cell_of(
         said("status", "theirs", execution_state="idle"), said("stream", "theirs", name="stdout", text="late")
@@ -132,6 +140,12 @@ def test_a_kind_may_be_told_beside_the_header_too() -> None:
 def test_consecutive_text_of_one_stream_is_one_piece() -> None:
     written = [stdout("a\n"), stdout("b\n"), stderr("c\n"), stdout("d\n")]
     assert pieces_of(*written) == (Written("stdout", "a\nb\n"), Written("stderr", "c\n"), Written("stdout", "d\n"))
+
+
+def test_text_of_which_nothing_is_seen_parts_and_clears_nothing() -> None:
+    unseen = [stderr("\x1b[0m"), said("clear_output", wait=True), stderr("")]
+    assert pieces_of(stdout("a"), unseen[0], stdout("b")) == (Written("stdout", "ab"),)
+    assert pieces_of(stdout("a"), *unseen) == (Written("stdout", "a"),)
 
 
 @pytest.mark.parametrize(
@@ -614,6 +628,16 @@ def test_messages_beyond_the_limit_are_dropped_and_counted_whatever_their_kind()
         (Written("stdout", "a"),),
         notes=("The code put out more than 5 messages; left out beyond that: 2.",),
     )
+
+
+def test_the_limit_that_was_passed_first_is_the_one_that_is_told() -> None:
+    most = {"output_bytes": 10, "messages": 3}
+    text_first = cell_of(stdout("a" * 11), *[said("comm_msg")] * 3, **most)
+    assert text_first.over == "more than 10 bytes of text"
+    messages_first = cell_of(*[said("comm_msg")] * 4, **most)
+    messages_first.shell(said("execute_reply", status="error", ename="a" * 11, evalue="", traceback=[]))
+    assert len(messages_first.outcome().notes) == 2
+    assert messages_first.over == "more than 3 messages"
 
 
 def test_that_a_kernel_is_busy_and_idle_counts_but_once() -> None:
