@@ -13,6 +13,7 @@ import re
 import socket
 import uuid
 from collections.abc import AsyncIterator, Mapping
+from dataclasses import replace
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
@@ -46,8 +47,15 @@ _HEARTBEAT_S = 20.0
 #: A gateway that has died does not take leave.
 _LEAVE_TIMEOUT_S = 1.0
 
+#: A gateway that is about to put a kernel in the place of one that has ended fails to end either (jupyter_client 8.10,
+#: for a second or two), and whose connection is lost comes back within seconds, or it is restarted: with no kernels.
+_END_PAUSES_S = (0.0, 0.5, 1.0, 2.0, 4.0)
+
 #: Of what a gateway answers as many bytes are read: a kernel is told in 200.
 _MOST_ANSWERED_BYTES = 64 << 10
+
+#: Of what went wrong there as much is logged: a line or two.
+_MOST_SAID_CHARS = 300
 
 #: What a kernel put out right after we came may not have reached us: then it is asked again.
 _GREETING_AGAIN_S = 0.5
@@ -63,6 +71,9 @@ _GONE = frozenset(("restarting", "autorestarting", "dead"))
 
 #: What goes into the path of a URL.
 _KERNEL_ID = re.compile(r"[\w-]{1,128}", re.ASCII)
+
+#: Told of a cell during which the connection broke: what was on its way has gone.
+_LOST = "The connection to the kernel broke while the code ran: some of its output may be lost."
 
 Message = Mapping[str, Any]
 
@@ -145,7 +156,10 @@ class GatewayKernel:
         """As `Kernel` says."""
         self._cell = cell = _SentCell(uuid.uuid4().hex)
         self._connections = 0
-        return await self._driver.run(cell.msg_id, partial(self._send_cell, cell, code), time_s)
+        outcome = await self._driver.run(cell.msg_id, partial(self._send_cell, cell, code), time_s)
+        if self._connections and self.alive:
+            return replace(outcome, notes=(*outcome.notes, _LOST))
+        return outcome
 
     async def put(self, name: str, path: Path) -> None:
         """As `Kernel` says."""
@@ -402,11 +416,11 @@ class _Requests:
             logger.warning("the gateway of the kernels cannot be reached: %s", _reason(error))
             raise RetryableToolError("No code can be run: the gateway of the kernels cannot be reached.") from None
         if status in (401, 403):
-            logger.warning("the gateway of the kernels refuses (%d): %.500s", status, body)
+            logger.warning("the gateway of the kernels refuses (%d): %s", status, _said(body))
             raise ToolError(f"No code can be run: the gateway of the kernels refuses to start one (status {status}).")
         kernel_id = _id_in(body) if status == 201 else None
         if kernel_id is None:
-            logger.warning("the gateway of the kernels started none (%d): %.500s", status, body)
+            logger.warning("the gateway of the kernels started none (%d): %s", status, _said(body))
             raise ToolError(f"No code can be run: the gateway of the kernels could not start one (status {status}).")
         return kernel_id
 
@@ -433,25 +447,30 @@ class _Requests:
 
     async def interrupt(self, kernel_id: str) -> None:
         """Has what runs in the kernel interrupted, if possible."""
-        await self._tell("POST", f"/{kernel_id}/interrupt")
+        await self._tells("POST", f"/{kernel_id}/interrupt")
 
     async def end(self, kernel_id: str) -> None:
         """Has the kernel ended, if possible."""
-        await self._tell("DELETE", f"/{kernel_id}")
+        for pause_s in _END_PAUSES_S:
+            await asyncio.sleep(pause_s)
+            if await self._tells("DELETE", f"/{kernel_id}"):
+                return
 
     async def aclose(self) -> None:
         """Closes its connections."""
         await self._http.close()
 
-    async def _tell(self, method: str, path: str) -> None:
+    async def _tells(self, method: str, path: str) -> bool:
         try:
             status, body = await self._ask(method, path)
         except (aiohttp.ClientError, OSError) as error:
             logger.warning("%s at the gateway of the kernels: %s", method, _reason(error))
-            return
+            return False
         # What has gone already is as it should be.
-        if status >= 400 and status != 404:
-            logger.warning("%s at the gateway of the kernels: %d %.500s", method, status, body)
+        if status < 400 or status == 404:
+            return True
+        logger.warning("%s at the gateway of the kernels: %d %s", method, status, _said(body))
+        return False
 
     async def _ask(self, method: str, path: str = "", **kwargs: Any) -> tuple[int, bytes]:
         # A redirection could lead the token, and the code, to somebody else.
@@ -464,6 +483,16 @@ class _Requests:
 
 def _reason(error: Exception) -> str:
     return str(error) or type(error).__name__
+
+
+def _said(body: bytes) -> str:
+    # Of a traceback the last line says what went wrong; in the message is nothing then but that something did.
+    try:
+        told = json.loads(body)
+    except (ValueError, RecursionError):
+        told = {}
+    traceback: str = _part(told, "traceback", str).strip().rpartition("\n")[2]
+    return (traceback or _part(told, "message", str) or _part(told, "reason", str))[:_MOST_SAID_CHARS]
 
 
 def _id_in(body: bytes) -> str | None:

@@ -98,7 +98,7 @@ class SandboxProvisioner(KernelProvisionerBase):
 
     async def pre_launch(self, **kwargs: Any) -> dict[str, Any]:
         """Leaves out all that kernels are usually launched with: the command, and the environment."""
-        return {"cmd": []}
+        return {"cmd": [], "env": {}}
 
     async def launch_kernel(self, cmd: list[str], **kwargs: Any) -> KernelConnectionInfo:
         """Launches the kernel, and tells where its sockets are. ToolError if it does not start."""
