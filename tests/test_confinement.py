@@ -21,7 +21,7 @@ pytestmark = pytest.mark.skipif(
     sys.platform != "linux" or platform.machine() not in ("x86_64", "aarch64"), reason="confinement is Linux's"
 )
 
-CONFINEMENT = Path(__file__).parent.parent / "tools/kernels/inside/confinement.py"
+CONFINEMENT = Path(__file__).parent.parent / "tools/sandbox/confinement.py"
 
 #: Long enough for any machine; what takes so long hangs.
 PATIENCE_S = 60.0

@@ -22,7 +22,7 @@ from hypothesis import strategies as st
 
 from tools.sandbox.seccomp import ALLOW, KILL, NEWEST, program
 
-CONFINEMENT = Path(__file__).parent.parent / "tools/kernels/inside/confinement.py"
+CONFINEMENT = Path(__file__).parent.parent / "tools/sandbox/confinement.py"
 MACHINES = ("x86_64", "aarch64")
 ARCHITECTURES = {"x86_64": 0xC000003E, "aarch64": 0xC00000B7}
 KERNEL = pytest.mark.skipif(

@@ -83,6 +83,8 @@ class Surroundings:
     context: zmq.asyncio.Context
     watch: Watch
     owner: int | None
+    #: True if nothing else lies in the file systems of their working directories.
+    own_file_systems: bool
 
     @property
     def settings(self) -> KernelSettings:
@@ -246,7 +248,7 @@ class EmbeddedKernel:
         self._watched = self._surroundings.watch.add(
             self._sandbox.root_pid,
             WatchLimits(settings.memory_bytes, settings.processes, _MOST_INODES),
-            [self._files],
+            [self._files] if self._surroundings.own_file_systems else [],
             self._exceeded,
         )
 

@@ -153,7 +153,12 @@ class EmbeddedKernels(_Kernels):
         finally:
             await sandbox.aclose()
         return Surroundings(
-            found.launcher, recipe.with_fonts(fonts), sockets_of(self.settings), Watch(), found.launcher.owner
+            found.launcher,
+            recipe.with_fonts(fonts),
+            sockets_of(self.settings),
+            Watch(),
+            found.launcher.owner,
+            own_file_systems=found.name == "bwrap",
         )
 
 

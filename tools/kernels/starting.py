@@ -4,7 +4,7 @@ import base64
 import json
 import subprocess
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
@@ -29,12 +29,13 @@ _THREADS = "1"
 
 #: What a Python is asked about itself.
 _QUESTION = """
-import importlib.metadata, json, sys
+import importlib.metadata, json, sys, sysconfig
 try:
     version = importlib.metadata.version("ipykernel")
 except importlib.metadata.PackageNotFoundError:
     version = "0"
-print(json.dumps([sys.executable, sys.prefix, sys.base_prefix, int(version.partition(".")[0])]))
+places = [sys.prefix, sys.base_prefix, sysconfig.get_path("purelib"), sysconfig.get_path("platlib")]
+print(json.dumps([sys.executable, places, int(version.partition(".")[0])]))
 """
 
 #: The first that tells its readers when its output reaches them.
@@ -66,15 +67,21 @@ def python_at(path: Path | None) -> Python:
         told = subprocess.run(  # noqa: S603 - the operator named it
             [asked, "-I", "-c", _QUESTION], capture_output=True, timeout=_ANSWER_TIMEOUT_S, check=True, env={}
         )
-        executable, prefix, base_prefix, ipykernel = json.loads(told.stdout)
+        executable, places, ipykernel = json.loads(told.stdout)
     except (OSError, ValueError, subprocess.SubprocessError) as error:
         raise ToolUnavailable(f"the kernels' Python {asked} cannot be started: {error}") from None
     if ipykernel < _IPYKERNEL:
         needed = f"ipykernel>={_IPYKERNEL}"
         raise ToolUnavailable(f"the kernels' Python needs {needed}: {asked} -m pip install '{needed}'")
-    # What links lead to, too: a virtual environment's Python is one.
-    places = {Path(prefix), Path(base_prefix), Path(executable).resolve().parent.parent}
-    return Python(Path(executable), tuple(sorted(place for place in places if not place.is_relative_to("/usr"))))
+    return Python(Path(executable), _directories([*places, str(Path(executable).resolve().parent.parent)]))
+
+
+def _directories(places: Iterable[str]) -> tuple[Path, ...]:
+    # As they are called and as they are: links lead from the one to the other. The system's are there anyway.
+    every = {path for place in places for path in (Path(place), Path(place).resolve())} - {Path("/usr")}
+    return tuple(
+        sorted(path for path in every if not every.intersection(path.parents) and Path("/usr") not in path.parents)
+    )
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,6 +5,7 @@ auto = bwrap, else landlock, else nothing is run       none = only if that is wh
 
 import os
 import shutil
+import stat
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -85,7 +86,11 @@ def find(wanted: Isolation, trial: Program) -> Found:
     setpriv = shutil.which("setpriv") if os.geteuid() == 0 else None
     if os.geteuid() == 0 and setpriv is None:
         raise ToolUnavailable("the server is root, and 'setpriv' is not there to run code as anybody else")
+    hidden = setpriv and next((path for path in trial.readable if not _is_open(path)), None)
+    out_of_reach = f"{hidden} can be read by root only: run the server as another user, or set kernels.python"
     if wanted == "none":
+        if hidden:
+            raise ToolUnavailable(out_of_reach)
         return Found("none", Warded(setpriv), _NO_LAYERS)
     problems = []
     if wanted in ("auto", "bwrap"):
@@ -95,10 +100,16 @@ def find(wanted: Isolation, trial: Program) -> Found:
         problems.append(found)
     if wanted in ("auto", "landlock"):
         version = landlock_version()
-        if version >= _LANDLOCK_NEEDED:
+        if version >= _LANDLOCK_NEEDED and not hidden:
             return Found("landlock", Warded(setpriv), _LANDLOCK_LAYERS, seccomp.program(network=False))
-        problems.append(f"Landlock {_LANDLOCK_NEEDED} is not there, which comes with Linux 6.12 (found: {version})")
+        old = f"Landlock {_LANDLOCK_NEEDED} is not there, which comes with Linux 6.12 (found: {version})"
+        problems.append(f"for Landlock, {out_of_reach}" if hidden else old)
     raise ToolUnavailable(f"code cannot be isolated here: {'; '.join(problems)}")
+
+
+def _is_open(path: Path) -> bool:
+    # To those who are neither the owner nor of the group.
+    return all(each.stat().st_mode & stat.S_IXOTH for each in (path, *path.parents))
 
 
 def _bwrap(trial: Program, setpriv: str | None) -> Found | str:

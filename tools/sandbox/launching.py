@@ -60,25 +60,30 @@ class Launcher(Protocol):
         ...
 
 
+@dataclass(frozen=True, slots=True)
+class Warden:
+    """The pipes to `warden.py`: a byte in `alive` ends the program, its closing the rest; `ended` tells of the end."""
+
+    alive: int
+    ended: int
+
+
 class Sandbox:
     """A running program. Made inside the loop that uses it.
 
-    `root_pid` is the process from which all others descend; `outside` are its places as we reach them; `end` kills all
-    of it, None: to kill the root does.
+    `root_pid` is the process from which all others descend; `outside` are its places as we reach them. Without a
+    warden, all ends with the root, and `process` with it.
     """
 
     def __init__(
-        self,
-        process: subprocess.Popen[bytes],
-        root_pid: int,
-        outside: Places,
-        end: Callable[[], None] | None = None,
+        self, process: subprocess.Popen[bytes], root_pid: int, outside: Places, warden: Warden | None = None
     ) -> None:
         self.root_pid = root_pid
         self.outside = outside
-        self._end = end
         self._process = process
+        self._warden = warden
         self._ended = asyncio.Event()
+        self._gone = asyncio.Event()
         self._on_end: list[Callable[[], None]] = []
         self._killing = threading.Lock()
         self._loop = asyncio.get_running_loop()
@@ -86,14 +91,16 @@ class Sandbox:
         self._root = os.pidfd_open(root_pid)
         self._outer = os.pidfd_open(process.pid)
         self._loop.add_reader(self._outer, self._reap)
+        if warden:
+            self._loop.add_reader(warden.ended, self._end)
 
     @property
     def alive(self) -> bool:
-        """False once it has ended."""
+        """False once the program has ended, and all that it started."""
         return not self._ended.is_set()
 
     def on_end(self, call: Callable[[], None]) -> None:
-        """Calls it when all has ended."""
+        """Calls it when that has happened."""
         self._on_end.append(call)
 
     async def ready(self) -> None:
@@ -119,33 +126,44 @@ class Sandbox:
             raise ToolError("A program in the sandbox was silent for too long.") from None
 
     def kill(self) -> None:
-        """Kills all of its processes; may be called from any thread, and again."""
-        if self._end is not None:
-            self._end()
-            return
-        with self._killing:
-            for descriptor in (self._root, self._outer) if self.alive else ():
-                with contextlib.suppress(ProcessLookupError):
-                    signal.pidfd_send_signal(descriptor, signal.SIGKILL)
+        """Kills the program and all that it started; may be called from any thread, and again."""
+        with self._killing, contextlib.suppress(ProcessLookupError, BrokenPipeError):
+            if self._gone.is_set():
+                return
+            if self._warden:
+                os.write(self._warden.alive, b"k")
+                return
+            signal.pidfd_send_signal(self._root, signal.SIGKILL)
+            signal.pidfd_send_signal(self._outer, signal.SIGKILL)
 
     async def aclose(self) -> None:
-        """Kills it, and returns when it has ended."""
+        """Kills it, and returns when nothing of it is there any more."""
         self.kill()
-        await self._ended.wait()
+        if self._warden and not self._gone.is_set():
+            await self._ended.wait()
+            os.close(self._warden.alive)
+        await self._gone.wait()
+
+    def _end(self) -> None:
+        if self._warden:
+            self._loop.remove_reader(self._warden.ended)
+        self._ended.set()
+        for call in self._on_end:
+            call()
+        self._on_end.clear()
 
     def _reap(self) -> None:
         self._loop.remove_reader(self._outer)
         self._process.wait()
-        if self._end is not None:
-            self._end()
         with self._killing:
-            self._ended.set()
+            self._gone.set()
             os.close(self._root)
             os.close(self._outer)
         if self._process.stdout:
             self._process.stdout.close()
-        for call in self._on_end:
-            call()
+        self._end()
+        if self._warden:
+            os.close(self._warden.ended)
 
 
 def in_memory(content: bytes, opened: ExitStack) -> int:

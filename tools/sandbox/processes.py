@@ -283,7 +283,7 @@ class _Watched:
 class Watch:
     """One thread that looks at all sandboxes, every `interval_s`, as long as there are any.
 
-    0.1 s: twenty processes that fill their memory together are found at 1.05 times what they may have; a look costs
+    0.1 s: twenty processes that fill their memory together are found at 1.05 to 1.1 times what they may have; a look costs
     some 0.3 ms, which is 0.3 % of a processor for each sandbox that works.
     """
 

@@ -6,20 +6,19 @@ Their directories are on disk; the warden removes them, and kills all that was s
 """
 
 import asyncio
-import contextlib
 import os
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 
-from tools.sandbox.launching import LAUNCHER, Places, Program, Sandbox, in_memory
+from tools.sandbox.launching import LAUNCHER, Places, Program, Sandbox, Warden, in_memory
 from tools.sandbox.wrapped import SPARE_USER_ID
 
-_WARDEN = Path(__file__).with_name("warden.py")
+#: By the server's own Python: the kernels' may be out of reach for whom it is not meant.
+_WARDEN = (sys.executable, "-I", str(Path(__file__).with_name("warden.py")))
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,10 +36,10 @@ class Warded:
     async def launch(self, program: Program) -> Sandbox:
         """As `Launcher` says. The room that the program may use is not bounded."""
         loop = asyncio.get_running_loop()
-        process, alive, places = await loop.run_in_executor(LAUNCHER, self._spawn, program)
-        return Sandbox(process, process.pid, places, end=_closing(alive))
+        process, alive, ended, places = await loop.run_in_executor(LAUNCHER, self._spawn, program)
+        return Sandbox(process, process.pid, places, Warden(alive, ended))
 
-    def _spawn(self, program: Program) -> tuple["subprocess.Popen[bytes]", int, Places]:
+    def _spawn(self, program: Program) -> tuple["subprocess.Popen[bytes]", int, int, Places]:
         directory = Path(tempfile.mkdtemp(prefix="florette-kernel-", dir=self.root))
         places = Places(*(str(directory / name) for name in ("data", "run", "tmp")))
         files = directory / "files"
@@ -52,20 +51,21 @@ class Warded:
             self._give(files / name)
         self._give(directory)
         watched, alive = os.pipe()
+        ended, told = os.pipe()
         with ExitStack() as opened:
             opened.callback(os.close, watched)
+            opened.callback(os.close, told)
             command = [word.replace("{files}", str(files)) for word in program.command]
             process = subprocess.Popen(  # noqa: S603 - what the operator has installed
-                # The server's own Python: the kernels' may be out of reach for whom it is not meant.
-                [sys.executable, "-I", str(_WARDEN), str(watched), str(directory), *self._as_nobody(), *command],
+                [*_WARDEN, str(watched), str(told), str(directory), *self._as_nobody(), *command],
                 stdin=in_memory(program.stdin(places), opened),
                 stdout=subprocess.PIPE,
                 stderr=subprocess.STDOUT,
-                pass_fds=(watched,),
+                pass_fds=(watched, told),
                 env={**program.environment, "HOME": places.workdir, "TMPDIR": places.tmp_dir},
                 cwd="/",
             )
-        return process, alive, places
+        return process, alive, ended, places
 
     def _as_nobody(self) -> list[str]:
         if self.setpriv is None:
@@ -76,14 +76,3 @@ class Warded:
     def _give(self, path: Path) -> None:
         if self.setpriv is not None:
             os.chown(path, SPARE_USER_ID, SPARE_USER_ID)
-
-
-def _closing(descriptor: int) -> Callable[[], None]:
-    left = [descriptor]
-
-    def close() -> None:
-        # Once: its number may soon be another's.
-        with contextlib.suppress(IndexError):
-            os.close(left.pop())
-
-    return close

@@ -1,9 +1,10 @@
 """Watches over a program that has no sandbox around it: when it ends, or we do, nothing of it stays.
 
-    python3 -I warden.py ALIVE DIRECTORY COMMAND ...
+    python3 -I warden.py ALIVE ENDED DIRECTORY COMMAND ...
 
-Runs as a process of its own, by itself, under any Python. `ALIVE` is a pipe's end: when the other is closed, as it is
-at the latest when whoever holds it is killed, all that the command has started is killed, and the directory removed.
+Runs as a process of its own, by itself, under any Python. `ALIVE` and `ENDED` are ends of pipes. When something comes
+through the first, or the command ends, all that it has started is killed, and the second is closed. When the other end
+of the first is closed, as it is at the latest when whoever holds it is killed, the directory is removed, too.
 """
 
 import ctypes
@@ -25,7 +26,7 @@ _ROUNDS = 1000
 
 def main() -> None:
     """Starts the command, waits, and clears up."""
-    alive, directory, *command = sys.argv[1:]
+    alive, ended, directory, *command = sys.argv[1:]
     ctypes.CDLL(None).prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
     # What signals our group, a Ctrl-C for one, is meant for whoever started us.
     os.setsid()
@@ -34,9 +35,11 @@ def main() -> None:
             # Whoever reads what the program says is to see its end.
             os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
             os.dup2(1, 2)
-            ended = os.pidfd_open(program.pid)
-            select.select([int(alive), ended], [], [])
+            select.select([int(alive), os.pidfd_open(program.pid)], [], [])
             _kill_all()
+            os.close(int(ended))
+            while os.read(int(alive), 1):
+                pass
     finally:
         shutil.rmtree(directory, ignore_errors=True)
 

@@ -82,8 +82,6 @@ def _kernel(start: dict[str, Any]) -> Any:
     if start["landlock"] is not None:
         # It holds for the thread that asks for it, and what comes next has several.
         confinement.restrict(**start["landlock"])
-    if start["seccomp"] is not None:
-        confinement.filter_system_calls(base64.b64decode(start["seccomp"]))
     _silence()
     if "matplotlib.pyplot" in loaded:
         _choose_fonts()
@@ -93,6 +91,9 @@ def _kernel(start: dict[str, Any]) -> Any:
     known = {_KNOWN_AS[name]: module for name, module in loaded.items() if name in _KNOWN_AS}
     app.shell.push({name: importlib.import_module(name) for name in _KNOWN} | known, interactive=False)
     _warm(app.shell, known)
+    if start["seccomp"] is not None:
+        # It holds for all threads, and lets none connect to anything; the kernel has to connect to itself before.
+        confinement.filter_system_calls(base64.b64decode(start["seccomp"]))
     return app
 
 
