@@ -161,6 +161,7 @@ class _Hands:
         self._holders: Counter[BaseTool] = Counter()
         self._workers = Workers(environment.for_processes)
         self._open_kernels = open_kernels
+        self._number = config.workers
         self._kernel_settings = config.kernels
         self._kernels: Kernels | None = None
         self._started = False
@@ -204,6 +205,11 @@ class _Hands:
         await asyncio.gather(self._workers.aclose(), self._results.aclose(), self.state.aclose())
 
     def _opened(self) -> Kernels:
+        if self._number > 1 and self._kernel_settings.backend == "embedded":
+            raise ValueError(
+                f"its kernels would be known to one of the {self._number} workers only; run one worker, or set "
+                "kernels: {backend: gateway, url: ...}"
+            )
         if self._kernels is None:
             self._kernels = self._open_kernels(self._kernel_settings)
         return self._kernels

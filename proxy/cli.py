@@ -1,6 +1,6 @@
 """The `florette` command.
 
-    florette serve [--upstream URL] [--upstream-key KEY] [--host 127.0.0.1] [--port 8080] [--config FILE]
+    florette serve [--upstream URL] [--upstream-key KEY] [--host 127.0.0.1] [--port 8080] [--workers 1] [--config FILE]
                    [--allow-unauthenticated]
     florette tools [--config FILE] [--json]
     florette doctor --base-url URL --model M [--api-key KEY] [--timeout S] [--json]
@@ -8,9 +8,9 @@
 
 While it serves, SIGHUP makes it read the file's `tools` and `models` anew.
 
-Exit codes of serve: 0 after SIGTERM or Ctrl-C, 1 if the address cannot be had, 2 for a bad flag or config; of doctor:
-0 if no check failed, 1 if one did, 2 if there is nothing to check or the endpoint keeps refusing, 130 after Ctrl-C;
-with a config 0 if tools can run code on this machine, 1 if not.
+Exit codes of serve: 0 after SIGTERM or Ctrl-C, 1 if the address cannot be had or workers keep ending, 2 for a bad flag
+or config; of doctor: 0 if no check failed, 1 if one did, 2 if there is nothing to check or the endpoint keeps refusing,
+130 after Ctrl-C; with a config 0 if tools can run code on this machine, 1 if not.
 """
 
 import argparse
@@ -37,6 +37,7 @@ from proxy.doctor import Scorecard, Tell, Unfit, Verdict, as_json, as_text, exam
 from proxy.listing import as_json as listed_as_json
 from proxy.listing import as_text as listed_as_text
 from proxy.listing import examined, listed, machine_as_json, machine_as_text
+from proxy.workers import Crew, Post
 from tools.kernel_settings import KernelSettings
 from tools.outcomes import Kernels
 from tools.registry import open_kernels
@@ -57,8 +58,11 @@ _EXPOSED = (
     "or say --allow-unauthenticated."
 )
 
+#: What is told of the upstream where there is none.
+_DEMO = "the built-in demo upstream: NO MODEL behind it, set --upstream URL to use one"
+
 #: The keys that serve takes as flags.
-_FLAGS = ("upstream", "upstream_key", "host", "port", "allow_unauthenticated")
+_FLAGS = ("upstream", "upstream_key", "host", "port", "workers", "allow_unauthenticated")
 
 #: The flags of doctor that are about an endpoint; there is none without the first two.
 _ENDPOINT_FLAGS = ("base_url", "model", "api_key", "timeout")
@@ -106,6 +110,7 @@ def _parser() -> argparse.ArgumentParser:
     serve.add_argument("--upstream-key", metavar="KEY", help="sent to the upstream instead of the caller's key")
     serve.add_argument("--host", help="address to listen on (127.0.0.1)")
     serve.add_argument("--port", type=int, help="port to listen on (8080); 0 picks a free one")
+    serve.add_argument("--workers", type=int, metavar="N", help="processes that serve (1)")
     serve.add_argument(
         "--allow-unauthenticated",
         action="store_const",
@@ -266,9 +271,19 @@ def _serve(load: Callable[[], Config]) -> int:
         sock.close()
         print(_EXPOSED.format(f"{config.host}:{config.port}"), file=sys.stderr)
         return 2
-    with asyncio.Runner(loop_factory=uvicorn.Config(FastAPI(), log_config=None).get_loop_factory()) as runner:
-        runner.run(_run(config, sock, load))
-    return 0
+    said = f"florette is ready on {_url(sock)} (upstream: {config.upstream or _DEMO})"
+
+    def ready() -> None:
+        print(said, flush=True)
+
+    def serve(post: Post) -> int:
+        with asyncio.Runner(loop_factory=uvicorn.Config(FastAPI(), log_config=None).get_loop_factory()) as runner:
+            runner.run(_run(config, sock, load, post))
+        return 0
+
+    if config.workers == 1:
+        return serve(Post(ready))
+    return Crew(config.workers, serve, ready=ready, stopping=sock.close).run()
 
 
 def _listen(host: str, port: int) -> socket.socket:
@@ -294,10 +309,10 @@ def _url(sock: socket.socket) -> str:
     return f"http://[{host}]:{port}/v1" if ":" in host else f"http://{host}:{port}/v1"
 
 
-async def _run(config: Config, sock: socket.socket, load: Callable[[], Config]) -> None:
+async def _run(config: Config, sock: socket.socket, load: Callable[[], Config], post: Post) -> None:
     if config.upstream is not None:
         app = create_app(config, environment=tool_environment(config))
-        await _run_proxy(app, config, sock, config.upstream, load)
+        await _run_proxy(app, config, sock, load, post)
         return
     demo_sock = _listen("127.0.0.1", 0)
     config = config.model_copy(update={"upstream": _url(demo_sock)})
@@ -305,23 +320,20 @@ async def _run(config: Config, sock: socket.socket, load: Callable[[], Config]) 
     app = create_app(config, environment=tool_environment(config))
     demo_ready = asyncio.Event()
     demo = _Server(create_demo(), demo_sock, config, demo_ready.set)
-    said = "the built-in demo upstream: NO MODEL behind it, set --upstream URL to use one"
     async with asyncio.TaskGroup() as group:
         group.create_task(demo.run_until_told())
         await demo_ready.wait()
-        await _run_proxy(app, config, sock, said, load)
+        await _run_proxy(app, config, sock, load, post)
         demo.should_exit = True
 
 
-async def _run_proxy(
-    app: FastAPI, config: Config, sock: socket.socket, upstream: str, load: Callable[[], Config]
-) -> None:
+async def _run_proxy(app: FastAPI, config: Config, sock: socket.socket, load: Callable[[], Config], post: Post) -> None:
     def ready() -> None:
         # What was imported lives as long as the process: the garbage collector need not look at it again and again.
         gc.collect()
         gc.freeze()
         gc.set_threshold(_GC_THRESHOLD)
-        print(f"florette is ready on {_url(sock)} (upstream: {upstream})", flush=True)
+        post.ready()
 
     server = _Server(app, sock, config, ready)
     reloads: set[asyncio.Task[None]] = set()
@@ -347,7 +359,13 @@ async def _run_proxy(
         reloads.add(task)
         task.add_done_callback(reloads.discard)
 
+    def end(over: int) -> None:
+        loop.remove_reader(over)
+        server.should_exit = True
+
     loop = asyncio.get_running_loop()
+    if post.over is not None:
+        loop.add_reader(post.over, end, post.over)
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop)
     loop.add_signal_handler(signal.SIGHUP, begin_reload)

@@ -179,6 +179,8 @@ class Config(Prompting):
     log_level: Annotated[
         Literal["debug", "info", "warning", "error"], Field(description="Least severe line that is logged.")
     ] = "info"
+    # Behind all else: it is held against what workers would have to share.
+    workers: Annotated[int, Field(ge=1, le=64, description="Processes that serve, on the same port.")] = 1
 
     @field_validator("tools", mode="before")
     @classmethod
@@ -194,6 +196,18 @@ class Config(Prompting):
         if not isinstance(kernels, dict | KernelSettings):
             raise ValueError("must be a mapping, such as {isolation: bwrap, sessions: 50}")
         return _resolved(kernels, info)
+
+    @field_validator("workers")
+    @classmethod
+    def _share_all(cls, workers: int, info: ValidationInfo) -> int:
+        # What one of them keeps for itself the others would not find: the next request may be theirs.
+        if workers > 1 and info.data.get("files_dir") is None:
+            raise ValueError("more than one keep files in a directory that they share: set 'files_dir'")
+        if workers > 1 and info.data.get("tools") and info.data.get("tool_state") == "memory:":
+            raise ValueError(
+                "more than one share what our tools did: set 'tool_state' to sqlite:///PATH or redis://HOST"
+            )
+        return workers
 
     @field_validator("egress_allow")
     @classmethod
