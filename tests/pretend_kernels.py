@@ -62,8 +62,6 @@ class Pretend:
         self.is_paused = False
         self.closing = False
         self.gone = False
-        #: Its processes are being ended; if it died before, there are none.
-        self.is_dying = False
         #: What goes wrong.
         self.refuses: set[str] = set()
         self.files_go_with_it = False
@@ -135,7 +133,7 @@ class Pretend:
         return not dead.files_go_with_it
 
     def pause(self) -> None:
-        assert not (self.is_running or self.closing), "paused at the wrong time"
+        assert not (self.is_running or self.is_paused or self.closing), "paused at the wrong time"
         self.is_paused = True
 
     def resume(self) -> None:
@@ -145,11 +143,9 @@ class Pretend:
     async def aclose(self) -> None:
         assert not self.closing, "ended twice"
         self.closing = True
-        self.is_dying = self.alive
-        self.die()
         await pass_s(self._close_s)
+        self.die()
         self.gone = True
-        self.is_dying = False
 
 
 class Begin:

@@ -244,6 +244,15 @@ async def test_what_was_lost_is_told_even_if_a_cancelled_cell_came_between(stage
     assert (await stage.run("s")).notes == (KEPT,)
 
 
+async def test_files_that_were_lost_before_a_cancelled_cell_stay_lost(stage: Stage) -> None:
+    stage.begin.equip = lambda kernel: setattr(kernel, "files_go_with_it", kernel.number == 0)
+    await stage.run("s", "die")
+    (running,) = await started(stage.run("s", "take 50"))
+    await cancelled(running)
+    stage.begin.made[1].die()
+    assert (await stage.run("s")).notes == (LOST,)
+
+
 async def test_files_survive_a_restart_that_failed_or_was_cancelled(stage: Stage) -> None:
     await stage.run("s", "write a.txt; die")
     stage.begin.failures = 1
@@ -353,10 +362,10 @@ async def test_an_end_is_told_even_if_the_first_try_to_start_anew_fails(stage: S
 
 async def test_ten_thousand_ended_sessions_are_remembered_and_the_oldest_is_forgotten() -> None:
     stage = Stage(sessions_per_caller=1)
-    for number in range(10_002):
+    for number in range(10_000):
         await stage.run(str(number))
-    assert (await stage.run("1")).notes == (ANEW,)
-    assert (await stage.run("0")).notes == ()
+    for session, notes in (("0", (ANEW,)), ("new", ()), ("newer", ()), ("0", (ANEW,)), ("1", ())):
+        assert (await stage.run(session)).notes == notes
     await stage.sessions.aclose()
 
 
@@ -368,6 +377,19 @@ async def test_sweeping_asks_for_the_time_no_more_often_than_something_is_due(st
     await pass_s(10_000)
     assert all(kernel.gone for kernel in stage.begin.made)
     assert stage.asked < asked + 50
+
+
+async def test_who_waited_in_vain_makes_nobody_look_for_places_any_more() -> None:
+    stage = Stage(sessions=1)
+    await stage.run("s", caller="you")
+    with pytest.raises(RetryableToolError):
+        await stage.run("s")
+    await pass_s(100)
+    await stage.run("s", caller="you")
+    asked = stage.asked
+    await pass_s(IDLE_S - 200)
+    assert stage.asked == asked
+    await stage.sessions.aclose()
 
 
 # -- pausing -----------------------------------------------------------------------------------------------
@@ -477,6 +499,16 @@ async def test_who_finds_no_place_waits_for_one_and_is_told_when_it_was_in_vain(
     await stage.sessions.aclose()
 
 
+async def test_a_turn_that_comes_with_the_end_of_the_wait_is_taken() -> None:
+    stage = Stage(sessions=1, wait_s=40)
+    await stage.run("s", caller="you")
+    await pass_s(20)
+    began_s = now_s()
+    assert (await stage.run("s")).status == "ok"
+    assert now_s() == began_s + 40
+    await stage.sessions.aclose()
+
+
 async def test_nobody_waits_who_is_not_to_wait() -> None:
     stage = Stage(sessions=1, wait_s=0)
     await stage.run("s")
@@ -560,12 +592,20 @@ async def test_who_leaves_while_a_kernel_is_begun_or_a_place_awaited_leaves_noth
     await stage.sessions.aclose()
 
 
-async def test_who_leaves_in_the_moment_of_its_turn_leaves_the_place_to_the_next() -> None:
+@pytest.mark.parametrize("session", ["s", None])
+@pytest.mark.parametrize("is_before", [True, False])
+async def test_who_leaves_in_the_moment_of_its_turn_leaves_the_place_to_the_next(
+    session: str | None, is_before: bool
+) -> None:
     stage = Stage(sessions=1, wait_s=100)
     running, first, second = await started(
-        stage.run(None, "take 5"), stage.run("s", caller="a"), stage.run("s", caller="b")
+        stage.run(None, "take 50"), stage.run(session, caller="a"), stage.run(session, caller="b")
     )
-    running.add_done_callback(lambda _: first.cancel())
+    running.cancel()
+    if is_before:
+        first.cancel()
+    else:
+        running.add_done_callback(lambda _: first.cancel())
     await asyncio.wait({first})
     assert first.cancelled()
     assert (await second).status == "ok"
@@ -655,7 +695,7 @@ class Watched(Pool):
 
     def check(self) -> None:
         """No kernel is shared, and there are no more than may be; one that died is no kernel any more."""
-        here = [kernel for kernel in self.taken if kernel.alive or kernel.is_dying]
+        here = [kernel for kernel in self.taken if kernel.alive]
         assert len(here) <= self.limit
         whose = [{cell.partition(";")[0] for cell in kernel.cells} for kernel in here]
         assert all(len(users) <= 1 for users in whose)

@@ -167,8 +167,6 @@ class Pool:
             self._ready.append(kernel)
 
     def _failed(self, error: BaseException) -> None:
-        if self._closed:
-            return
         bug = None if isinstance(error, ToolError) else error
         logger.error("a kernel cannot be begun: %s", error, exc_info=bug)
         if self._next_try is None and self._started:

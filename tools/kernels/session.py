@@ -82,8 +82,7 @@ class Session:
 
     def rest(self) -> None:
         """The kernel has nothing to do: it is paused in a while, unless it is used again."""
-        if not self._is_paused:
-            self._pausing = asyncio.get_running_loop().call_later(self._pause_after_s, self._pause)
+        self._pausing = asyncio.get_running_loop().call_later(self._pause_after_s, self._pause)
 
     def stay(self) -> None:
         """The kernel is not to be paused."""
