@@ -219,7 +219,7 @@ def test_a_tool_that_must_not_be_among_several_changes_nothing(upstream: Scripte
             "'workers': more than one share what our tools did: set 'tool_state' to sqlite:///PATH or redis://HOST.",
         ),
         (
-            {"tools": [{"file": "run.py"}], "tool_state": "sqlite:///state.db"},
+            {"tools": [{"file": "run.py"}], "tool_state": "redis://127.0.0.1:9"},
             "'tools': the tool 'run.py': its kernels would be known to one of the 2 workers only; "
             "run one worker, or set kernels: {backend: gateway, url: ...}.",
         ),
