@@ -283,8 +283,8 @@ class _Watched:
 class Watch:
     """One thread that looks at all sandboxes, every `interval_s`, as long as there are any.
 
-    0.1 s: twenty processes that fill their memory together are found at 1.05 to 1.1 times what they may have; a look costs
-    some 0.3 ms, which is 0.3 % of a processor for each sandbox that works.
+    0.1 s: twenty processes that fill their memory together are found at 1.05 to 1.1 times what they may have; a look
+    costs some 0.3 ms, which is 0.3 % of a processor for each sandbox that works.
     """
 
     def __init__(self, *, interval_s: float = 0.1) -> None:
