@@ -251,8 +251,11 @@ def test_without_namespaces_a_process_sets_limits_and_priorities_of_itself_only(
 ) -> None:
     column = MACHINES.index(machine)
     expected = ALLOW if process == 0 else EPERM
-    for number in ((302, 261), (203, 122), (314, 274), (142, 118), (144, 119)):
+    for number in ((302, 261), (203, 122), (314, 274), (142, 118)):
         assert verdict(machine, number[column], high | process, *rest, network=False) == expected
+    # libzmq aborts if this fails for the threads that it starts.
+    pretended = ALLOW if process == 0 else 0x50000
+    assert verdict(machine, (144, 119)[column], high | process, *rest, network=False) == pretended
     for number, one_process in (((141, 140), 0), ((251, 30), 1)):
         assert verdict(machine, number[column], high | one_process, process, *rest, network=False) == expected
         assert verdict(machine, number[column], high | 2, process, *rest, network=False) == EPERM

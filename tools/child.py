@@ -23,8 +23,8 @@ import traceback
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from tools.base import BaseTool, ToolContext
 from tools.attached import AttachedFile
+from tools.base import BaseTool, ToolContext
 from tools.context import MAX_PROGRESS_CHARS
 from tools.errors import InvalidArguments, RetryableToolError, ToolError
 from tools.items import as_items, to_json

@@ -15,7 +15,7 @@ class Kernel(Protocol):
         ...
 
     async def execute(self, code: str, *, time_s: float) -> Outcome:
-        """Runs a cell for `time_s` at most; its files are asked for apart. Only cancellation is raised: the cell ends."""
+        """Runs a cell for `time_s` at most; its files are asked for apart. Raises nothing; cancelled, it ends it."""
         ...
 
     async def put(self, name: str, path: Path) -> None:

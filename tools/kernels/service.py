@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import json
 import logging
+import os
 from collections.abc import Mapping, Sequence
 from functools import cached_property
 from typing import Any
@@ -140,6 +141,7 @@ class EmbeddedKernels(_Kernels):
         recipe = Recipe(
             self.settings,
             python_at(self.settings.python),
+            user=None if found.name == "bwrap" else found.launcher.owner or os.getuid(),
             confines_itself=found.name == "landlock",
             seccomp=found.filter,
         )

@@ -14,6 +14,7 @@ from tools.errors import ToolUnavailable
 from tools.kernel_settings import KernelSettings
 from tools.sandbox import confinement
 from tools.sandbox.launching import Places, Program
+from tools.sandbox.warded import threads_of
 
 #: The files that run inside, by their names there.
 _FILES: Mapping[str, Path] = {
@@ -88,13 +89,14 @@ def _directories(places: Iterable[str]) -> tuple[Path, ...]:
 class Recipe:
     """How kernels are started.
 
-    `fonts` is what `boot.py` printed of them. Where nothing around it confines a kernel, it `confines_itself` by
-    Landlock, and by the filter `seccomp`.
+    `fonts` is what `boot.py` printed of them. Where nothing around it confines a kernel, all share a user, `user`, and
+    it `confines_itself` by Landlock, and by the filter `seccomp`.
     """
 
     settings: KernelSettings
     python: Python
     fonts: Mapping[str, str] | None = None
+    user: int | None = None
     confines_itself: bool = False
     seccomp: bytes | None = None
 
@@ -132,7 +134,7 @@ class Recipe:
             "workdir": places.workdir,
             "limits": {
                 "memory_bytes": settings.memory_bytes,
-                "processes": settings.processes,
+                "processes": settings.processes if self.user is None else self._processes_of(self.user),
                 "file_bytes": settings.file_bytes,
                 "open_files": _OPEN_FILES,
             },
@@ -148,6 +150,11 @@ class Recipe:
                 "signature_scheme": "hmac-sha256",
             },
         }
+
+    def _processes_of(self, user: int) -> int:
+        # Counted for the user as a whole, whose other processes are no kernel's fault; each kernel is watched besides.
+        kernels = self.settings.sessions + self.settings.pool + 1
+        return threads_of(user) + self.settings.processes * kernels
 
     def _landlock(self, places: Places) -> dict[str, list[str]]:
         readable = (*_SYSTEM, *map(str, self.python.directories))
