@@ -436,6 +436,17 @@ async def test_sessions_of_others_stay_when_a_caller_is_at_its_limit() -> None:
     await stage.sessions.aclose()
 
 
+async def test_nobody_gets_more_than_its_own_places_however_idle_those_of_others_are() -> None:
+    stage = Stage(sessions=2, sessions_per_caller=1, wait_s=0)
+    await stage.run("s", caller="you")
+    await pass_s(100)
+    await started(stage.run("a", "take 50"))
+    with pytest.raises(RetryableToolError):
+        await stage.run("b")
+    assert (await stage.run("s", caller="you")).notes == ()
+    await stage.sessions.aclose()
+
+
 async def test_a_session_that_runs_a_cell_is_not_ended_for_another() -> None:
     stage = Stage(sessions_per_caller=2)
     running, _ = await started(stage.run("a", "take 50"), stage.run("b"))
@@ -635,6 +646,26 @@ async def test_closed_sessions_have_ended_all_and_refuse_more() -> None:
     begun = len(stage.begin.begun_s)
     await pass_s(2 * LIFE_S)
     assert len(stage.begin.begun_s) == begun
+
+
+async def test_no_cell_begins_while_all_is_being_ended() -> None:
+    stage = Stage(begin=Begin(close_s=20))
+    running, queued = await started(stage.run("s", "take 5"), stage.run("s", "take 7"))
+    await stage.sessions.aclose()
+    assert (await running).status == "ok"
+    with pytest.raises(ToolError, match="being stopped"):
+        await queued
+    assert stage.begin.made[0].cells == ["take 5"]
+
+
+async def test_who_leaves_in_the_moment_of_the_end_does_not_disturb_it() -> None:
+    stage = Stage(sessions=1)
+    _, leaving, waiting = await started(stage.run("s", "take 50"), stage.run(None), stage.run(None))
+    leaving.cancel()
+    await stage.sessions.aclose()
+    assert leaving.cancelled()
+    with pytest.raises(ToolError, match="being stopped"):
+        await waiting
 
 
 async def test_a_restart_in_the_middle_of_the_end_leaves_nothing() -> None:
