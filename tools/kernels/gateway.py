@@ -27,7 +27,7 @@ from tools.kernels.cells import CellLimits
 from tools.kernels.driving import Driver
 from tools.kernels.kernel import Kernel
 from tools.kernels.remote_files import CHUNK_BYTES, WHERE, RemoteFiles
-from tools.outcomes import MadeFile, Outcome
+from tools.outcomes import MadeFile, Outcome, Piece, Raised
 
 logger = logging.getLogger(__name__)
 
@@ -49,7 +49,7 @@ _LEAVE_TIMEOUT_S = 1.0
 
 #: A gateway that is about to put a kernel in the place of one that has ended fails to end either (jupyter_client 8.10,
 #: for a second or two), and whose connection is lost comes back within seconds, or it is restarted: with no kernels.
-_END_PAUSES_S = (0.0, 0.5, 1.0, 2.0, 4.0)
+_END_PAUSES_S = (0.0, 0.5, 1.0, 2.0, 4.0, 8.0)
 
 #: Of what a gateway answers as many bytes are read: a kernel is told in 200.
 _MOST_ANSWERED_BYTES = 64 << 10
@@ -74,6 +74,10 @@ _KERNEL_ID = re.compile(r"[\w-]{1,128}", re.ASCII)
 
 #: Told of a cell during which the connection broke: what was on its way has gone.
 _LOST = "The connection to the kernel broke while the code ran: some of its output may be lost."
+
+#: What gateways put out in place of what they leave out, as it is too much at once.
+_RATE_EXCEEDED = ("IOPub data rate exceeded", "IOPub message rate exceeded")
+_FLOODED = "The code put out more at once than the gateway of the kernels passes on: the rest is left out."
 
 Message = Mapping[str, Any]
 
@@ -133,9 +137,10 @@ class GatewayKernel:
         self._connections = 0
         self._questions: dict[str, _Question] = {}
         self._has_greeted = False
-        self._cell = _SentCell("", has_reply=True)
+        self._cell = _SentCell("", "", has_reply=True)
         self._executions = 0
-        self._asides: set[asyncio.Task[None]] = set()
+        self._resuming: asyncio.Task[None] | None = None
+        self._interrupting: asyncio.Task[None] | None = None
         self._ending: asyncio.Task[None] | None = None
         self._files = RemoteFiles(self._ask, max_files=settings.files, max_bytes=settings.file_bytes)
         self._driver = Driver(
@@ -154,11 +159,16 @@ class GatewayKernel:
 
     async def execute(self, code: str, *, time_s: float) -> Outcome:
         """As `Kernel` says."""
-        self._cell = cell = _SentCell(uuid.uuid4().hex)
+        self._cell = cell = _SentCell(uuid.uuid4().hex, code)
         self._connections = 0
-        outcome = await self._driver.run(cell.msg_id, partial(self._send_cell, cell, code), time_s)
-        if self._connections and self.alive:
-            return replace(outcome, notes=(*outcome.notes, _LOST))
+        outcome = await self._driver.run(cell.msg_id, partial(self._send_cell, cell), time_s)
+        if cell.is_flooding:
+            outcome = replace(outcome, notes=(*outcome.notes, _FLOODED))
+        if cell.was_interrupted and outcome.status != "timeout":
+            kept = [piece for piece in outcome.pieces if not _is_interrupt(piece)]
+            outcome = replace(outcome, status="limit", pieces=tuple(kept))
+        if cell.was_cut_off:
+            outcome = replace(outcome, notes=(*outcome.notes, _LOST))
         return outcome
 
     async def put(self, name: str, path: Path) -> None:
@@ -182,8 +192,8 @@ class GatewayKernel:
     async def aclose(self) -> None:
         """As `Kernel` says."""
         self._kill()
-        waited = {self._reader, *self._asides, *([self._ending] if self._ending else [])}
-        await asyncio.wait(waited)
+        tasks = (self._reader, self._resuming, self._interrupting, self._ending)
+        await asyncio.wait({task for task in tasks if task is not None})
         await self._driver.aclose()
 
     # -- questions of ours -------------------------------------------------------------------------------------
@@ -198,6 +208,7 @@ class GatewayKernel:
         if not self.alive:
             raise ToolError("A kernel started at the gateway, and ended at once.")
         self._has_greeted = True
+        self._executions = _part(answer, "execution_count", int)
         self._files.found(_value_of(answer))
 
     async def _greeting(self) -> Message:
@@ -234,10 +245,9 @@ class GatewayKernel:
 
     # -- the connection ----------------------------------------------------------------------------------------
 
-    async def _send_cell(self, cell: "_SentCell", code: str) -> None:
-        cell.was_sent = await self._send(cell.msg_id, {"code": code, "silent": False, "store_history": True})
-        if not cell.was_sent and self.alive:
-            self._resume_after(cell)
+    async def _send_cell(self, cell: "_SentCell") -> None:
+        # If it fails, the connection has broken, and it is sent again when there is another.
+        await self._send(cell.msg_id, {"code": cell.code, "silent": False, "store_history": True})
 
     async def _send(self, msg_id: str, content: Message) -> bool:
         message = {
@@ -291,25 +301,25 @@ class GatewayKernel:
             return False
         self._connected.set()
         if again and not self._cell.has_reply:
-            self._resume_after(self._cell)
+            # One at a time, or the cell could be run twice.
+            if self._resuming is not None:
+                self._resuming.cancel()
+            self._cell.was_cut_off = True
+            self._resuming = asyncio.create_task(self._resume(self._cell))
         return True
 
-    def _resume_after(self, cell: "_SentCell") -> None:
-        aside = asyncio.create_task(self._answered_for(cell))
-        self._asides.add(aside)
-        aside.add_done_callback(self._asides.discard)
-
-    async def _answered_for(self, cell: "_SentCell") -> None:
-        # The kernel answers one after the other: when it answers this, the cell's answer was lost, unless it is here.
+    async def _resume(self, cell: "_SentCell") -> None:
+        # The kernel answers one after the other: when it answers this, the cell's answer is here, or was lost, or the
+        # cell has never come there; then the number of cells that were run is the same as before.
         async with self._asking("0") as question:
-            if not await question.answer:
-                return
-        if not cell.has_reply:
-            content = {"status": "ok" if cell.was_sent else "aborted"}
-            self._driver.heard("shell", _execute_reply(cell.msg_id, content))
-        if not cell.was_sent:
-            idle = {"header": {"msg_type": "status"}, "content": {"execution_state": "idle"}}
-            self._driver.heard("iopub", {**idle, "parent_header": {"msg_id": cell.msg_id}})
+            answer = await question.answer
+        if not answer or cell.has_reply:
+            return
+        if _part(answer, "execution_count", int) == self._executions:
+            cell.was_cut_off = False
+            await self._send_cell(cell)
+        else:
+            self._driver.heard("shell", _execute_reply(cell.msg_id))
 
     def _hear(self, text: str) -> None:
         try:
@@ -337,7 +347,19 @@ class GatewayKernel:
             return
         if question is not None and state == "idle":
             question.idle.set()
-        self._driver.heard("iopub", message)
+        if _part(content, "text", str).startswith(_RATE_EXCEEDED):
+            self._hear_that_it_floods(_part(_part(message, "parent_header", dict), "msg_id", str))
+        else:
+            self._driver.heard("iopub", message)
+
+    def _hear_that_it_floods(self, msg_id: str) -> None:
+        # What the gateway left out we cannot count.
+        cell = self._cell
+        if cell.msg_id == msg_id:
+            cell.is_flooding = True
+            if not cell.has_reply and not cell.was_interrupted:
+                cell.was_interrupted = True
+                self._interrupting = asyncio.create_task(self._requests.interrupt(self._id))
 
     def _hear_shell(self, message: Message, content: Message, *, is_cell: bool) -> None:
         if is_cell:
@@ -386,10 +408,13 @@ class _Question:
 class _SentCell:
     """What we know of the cell that was sent last."""
 
-    def __init__(self, msg_id: str, *, has_reply: bool = False) -> None:
+    def __init__(self, msg_id: str, code: str, *, has_reply: bool = False) -> None:
         self.msg_id = msg_id
-        self.was_sent = True
+        self.code = code
         self.has_reply = has_reply
+        self.was_cut_off = False
+        self.is_flooding = False
+        self.was_interrupted = False
 
 
 class _Requests:
@@ -518,8 +543,16 @@ def _value_of(answer: Message) -> str:
     return shown.strip("'")
 
 
-def _execute_reply(msg_id: str, content: Message) -> Message:
-    return {"header": {"msg_type": "execute_reply"}, "parent_header": {"msg_id": msg_id}, "content": content}
+def _execute_reply(msg_id: str) -> Message:
+    return {
+        "header": {"msg_type": "execute_reply"},
+        "parent_header": {"msg_id": msg_id},
+        "content": {"status": "ok"},
+    }
+
+
+def _is_interrupt(piece: Piece) -> bool:
+    return isinstance(piece, Raised) and piece.name == "KeyboardInterrupt"
 
 
 def _acknowledge(channels: aiohttp.ClientWebSocketResponse) -> None:
