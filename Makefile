@@ -19,7 +19,7 @@ NODE_CLIENTS := tests/data/node
 # Modules that neither wait nor reach out can be tested in full, so they are.
 SANS_IO := proxy/events.py,proxy/choices.py,proxy/sse.py,proxy/chunks.py,proxy/pieces.py,proxy/refusals.py,proxy/stops.py,proxy/cost.py,proxy/limits.py,proxy/review.py,proxy/rounds.py,proxy/strings.py,proxy/usage.py,proxy/validation.py,proxy/wire.py,proxy/errors.py,proxy/formats/*.py,proxy/doctor/*.py
 
-.PHONY: help run test check fix lint types floors coverage bench soak test-clients test-vllm lock image
+.PHONY: help run test check fix lint types floors coverage bench bench-kernels soak test-clients test-vllm lock image
 
 help: ## List these targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -58,6 +58,9 @@ coverage: $(TESTING) ## Hold what `make test COVERAGE=1` measured against the th
 bench: $(TESTING) ## Run the benchmarks; ARGS= are passed on
 	@$(BIN)/python -m benchmarks.run $(ARGS)
 
+bench-kernels: $(TESTING) ## Run the benchmarks of kernels; ARGS=--quick runs a part
+	@$(BIN)/python -m benchmarks.kernels $(ARGS)
+
 # pytest-asyncio comes with langchain-tests and would run what anyio runs; pytest-socket keeps all on loopback.
 test-clients: $(CLIENTS)/.ready ## Run the tests of the clients that are too heavy for `make test`
 	@FLORETTE_TEST_CLIENTS=1 $(CLIENTS)/bin/pytest -m clients -p no:asyncio --benchmark-disable --allow-hosts=127.0.0.1 \
@@ -74,7 +77,7 @@ test-vllm: $(TESTING) ## Run the tests that need a real vLLM; FLORETTE_TEST_VLLM
 # Everything is solved at once first, so that serving and testing agree on every version.
 UV_VERSION := 0.13.8
 COMPILE = $(BIN)/uv pip compile --quiet --no-config --no-emit-index-url --no-emit-find-links \
-	--universal --python-version 3.11 --generate-hashes --custom-compile-command 'make lock' \
+	--override .ci/overrides.txt --universal --python-version 3.11 --generate-hashes --custom-compile-command 'make lock' \
 	$(if $(UPGRADE),--upgrade) --group build
 
 lock: $(BIN)/python ## Write the locks anew from pyproject.toml; UPGRADE=1 takes the newest versions

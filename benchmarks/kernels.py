@@ -152,9 +152,13 @@ async def _hits(kernels: EmbeddedKernels, times: int) -> list[Line]:
 
 
 async def _one_is_ready() -> None:
-    # The pool is filled in the background, and kernels that wait there are stopped: only from outside that can be seen.
-    while not any(each.status() == psutil.STATUS_STOPPED for each in psutil.Process().children(recursive=True)):
-        await asyncio.sleep(_LOOK_S)  # noqa: ASYNC110
+    # The pool is filled in the background, and kernels that wait there are stopped: it can be seen from outside only.
+    while not any(map(_is_stopped, psutil.Process().children(recursive=True))):  # noqa: ASYNC110
+        await asyncio.sleep(_LOOK_S)
+
+
+def _is_stopped(process: psutil.Process) -> bool:
+    return process.is_running() and process.status() == psutil.STATUS_STOPPED
 
 
 async def _round_trips(kernels: EmbeddedKernels, plain: _Plain, times: int) -> list[Line]:
