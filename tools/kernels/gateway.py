@@ -300,11 +300,12 @@ class GatewayKernel:
         except ToolError:
             return False
         self._connected.set()
+        # What it puts out after its answer may have been on its way, too.
+        self._cell.was_cut_off = again
         if again and not self._cell.has_reply:
             # One at a time, or the cell could be run twice.
             if self._resuming is not None:
                 self._resuming.cancel()
-            self._cell.was_cut_off = True
             self._resuming = asyncio.create_task(self._resume(self._cell))
         return True
 

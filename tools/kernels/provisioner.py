@@ -200,13 +200,14 @@ class _Kernel:
         self._watched: Token | None = None
         self._files: Workdir | None = None
 
-    async def begin(self, links: _Links, settings: KernelSettings) -> None:
-        """Waits until it listens. ToolError if it does not."""
+    async def begin(self, links: _Links, settings: KernelSettings, *, own_file_system: bool) -> None:
+        """Waits until it listens. ToolError if it does not. `own_file_system`: nobody else's files are in its own."""
         await self.sandbox.ready()
         links.lead_to(self.sandbox.outside.run_dir)
         self._files = Workdir(os.open(self.sandbox.outside.workdir, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC))
         limits = WatchLimits(settings.memory_bytes, settings.processes, _MOST_INODES)
-        self._watched = self._watch.add(self.sandbox.root_pid, limits, [self._files], self._exceeded)
+        places = [self._files] if own_file_system else []
+        self._watched = self._watch.add(self.sandbox.root_pid, limits, places, self._exceeded)
 
     async def aclose(self) -> None:
         """Ends it."""
@@ -225,7 +226,7 @@ async def _launched(settings: KernelSettings, links: _Links) -> _Kernel:
     found, recipe = await _background().kind(settings)
     kernel = _Kernel(await found.launcher.launch(recipe.kernel(links.key)), _background().watch)
     try:
-        await kernel.begin(links, settings)
+        await kernel.begin(links, settings, own_file_system=found.name == "bwrap")
     except BaseException:
         await kernel.aclose()
         raise
@@ -263,10 +264,16 @@ def _background() -> _Background:
 
 
 async def _kind(settings: KernelSettings) -> tuple[Found, Recipe]:
-    recipe = Recipe(settings, await asyncio.to_thread(python_at, settings.python))
-    found = await asyncio.to_thread(find, settings.isolation, recipe.font_list())
-    recipe = Recipe(settings, recipe.python, await _fonts(found, recipe), found.name == "landlock", found.filter)
-    return found, recipe
+    python = await asyncio.to_thread(python_at, settings.python)
+    found = await asyncio.to_thread(find, settings.isolation, Recipe(settings, python).font_list())
+    recipe = Recipe(
+        settings,
+        python,
+        user=None if found.name == "bwrap" else found.launcher.owner or os.getuid(),
+        confines_itself=found.name == "landlock",
+        seccomp=found.filter,
+    )
+    return found, recipe.with_fonts(await _fonts(found, recipe))
 
 
 async def _fonts(found: Found, recipe: Recipe) -> Mapping[str, str] | None:
