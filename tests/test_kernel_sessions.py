@@ -649,9 +649,14 @@ async def test_closed_sessions_have_ended_all_and_refuse_more() -> None:
 
 
 async def test_no_cell_begins_while_all_is_being_ended() -> None:
-    stage = Stage(begin=Begin(close_s=20))
+    stage = Stage(sessions=1, begin=Begin(close_s=20))
     running, queued = await started(stage.run("s", "take 5"), stage.run("s", "take 7"))
-    await stage.sessions.aclose()
+    (closing,) = await started(stage.sessions.aclose())
+    began_s = now_s()
+    with pytest.raises(ToolError, match="being stopped"):
+        await stage.run(None)
+    assert now_s() == began_s
+    await closing
     assert (await running).status == "ok"
     with pytest.raises(ToolError, match="being stopped"):
         await queued
@@ -674,6 +679,7 @@ async def test_a_restart_in_the_middle_of_the_end_leaves_nothing() -> None:
     stage.begin.equip = lambda kernel: setattr(kernel, "inherit_s", 5)
     (restarting,) = await started(stage.run("s"))
     await stage.sessions.aclose()
+    assert restarting.done()
     assert all(kernel.gone for kernel in stage.begin.made)
     assert (await restarting).status == "died"
 
