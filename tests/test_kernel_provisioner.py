@@ -68,10 +68,12 @@ async def _kernel(
         manager.context.destroy(0)
 
 
-async def _said(client: AsyncKernelClient, code: str) -> str:
+async def _said(client: AsyncKernelClient, code: str, begun: asyncio.Event | None = None) -> str:
     said: list[str] = []
 
     def hear(message: dict[str, Any]) -> None:
+        if begun is not None and "begun" in message["content"].get("text", ""):
+            begun.set()
         said.append(message["content"].get("text") or message["content"].get("ename") or "")
 
     await client.execute_interactive(code, output_hook=hear, timeout=HANG_S)
@@ -103,11 +105,12 @@ async def test_the_kernel_is_in_a_sandbox(specs: KernelSpecManager, tmp_path: Pa
 
 async def test_an_interrupt_is_a_message(specs: KernelSpecManager, tmp_path: Path) -> None:
     async with _kernel(specs, tmp_path) as (manager, client):
-        running = asyncio.create_task(_said(client, "x = 1\nprint('begun', flush=True)\nwhile True: pass"))
-        # Before the cell has begun there is nothing that it would interrupt.
-        while not running.done():
+        begun = asyncio.Event()
+        running = asyncio.create_task(_said(client, "x = 1\nprint('begun', flush=True)\nwhile True: pass", begun))
+        async with asyncio.timeout(HANG_S):
+            await begun.wait()
             await manager.interrupt_kernel()
-            await asyncio.wait({running}, timeout=0.5)
+            await running
         assert "KeyboardInterrupt" in running.result()
         assert await _said(client, "print(x)") == "1\n"
 
