@@ -214,8 +214,12 @@ def test_a_blocking_client_starts_uses_restarts_and_ends_a_kernel(specs: KernelS
         assert not manager.is_alive()
         manager.restart_kernel()
         client.wait_for_ready(timeout=HANG_S)
-        manager.interrupt_kernel()
         assert _value(client, "'here'") == "'here'"
+        client.execute("print('begun', flush=True)\nwhile True: pass")
+        while client.get_iopub_msg(timeout=HANG_S)["content"].get("text") != "begun\n":
+            pass
+        manager.interrupt_kernel()
+        assert client.get_shell_msg(timeout=HANG_S)["content"]["ename"] == "KeyboardInterrupt"
     finally:
         client.stop_channels()
         manager.shutdown_kernel(now=True)

@@ -316,10 +316,12 @@ class GatewayKernel:
             answer = await question.answer
         if not answer or cell.has_reply:
             return
-        if _part(answer, "execution_count", int) == self._executions:
+        executions = _part(answer, "execution_count", int)
+        if executions == self._executions:
             cell.was_cut_off = False
             await self._send_cell(cell)
         else:
+            self._executions = executions
             self._driver.heard("shell", _execute_reply(cell.msg_id))
 
     def _hear(self, text: str) -> None:
