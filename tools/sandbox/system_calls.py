@@ -37,17 +37,14 @@ def open_beneath(directory: int, path: str, flags: int, *, mode: int = 0) -> int
     """A descriptor of what is at `path` below the directory, on the same mount, with no link on the way or at its end.
 
     It is not inherited, waits for nobody, and becomes nobody's terminal. OSError as of `os.open`: ELOOP where there is
-    a link, EXDEV for what leads out. ValueError for a NUL; RuntimeError if the system does not offer the call.
+    a link, EXDEV for what leads out. RuntimeError if the system does not offer the call.
     """
     always = os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_NOCTTY
     how = _OpenHow(flags | always, mode, _RESOLVE)
-    name = os.fsencode(path)
-    if b"\0" in name:
-        raise ValueError("there is a NUL in the path")
     descriptor: int = _libc().syscall(
         ctypes.c_long(_OPENAT2),
         ctypes.c_long(directory),
-        ctypes.c_char_p(name),
+        ctypes.c_char_p(os.fsencode(path)),
         ctypes.byref(how),
         ctypes.c_size_t(ctypes.sizeof(how)),
     )
