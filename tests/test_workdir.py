@@ -86,7 +86,9 @@ def sandbox() -> Iterator[Confined]:
 @contextmanager
 def meanwhile(path: Path, act: str) -> Iterator[None]:
     """Does it over and over in that directory, in another process, beside which ours is held up by no lock."""
-    text = f"import os, shutil, sys\nos.chdir(sys.argv[1])\nprint(flush=True)\nwhile True:\n{indent(act, '    ')}"
+    text = "import os, shutil, sys\nos.chdir(sys.argv[1])\nparent = os.getppid()\nprint(flush=True)\n"
+    # Not without us, should we be killed.
+    text += f"while os.getppid() == parent:\n{indent(act, '    ')}"
     with subprocess.Popen([sys.executable, "-c", text, path], stdout=subprocess.PIPE) as process:
         assert process.stdout
         process.stdout.readline()
