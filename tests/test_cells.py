@@ -287,23 +287,23 @@ def test_a_sequence_goes_on_where_the_other_stream_came_between() -> None:
 )
 def test_time_is_linear_in_hostile_text(unit: str) -> None:
     """Were it not, so many characters would take minutes."""
-    text = "x" * 1000 + unit * (300_000 // len(unit))
-    began = time.monotonic()
+    text = "x" * 1000 + unit * (200_000 // len(unit))
+    began = time.process_time()
     cell = cell_of(
         *(stdout(text[at : at + 100]) for at in range(0, len(text), 100)), output_bytes=10**7, messages=10**5
     )
     cell.iopub(stdout(text + "\n"))
     cell.iopub(error(traceback=[text, text]))
     assert cell.outcome().status == "error"
-    assert time.monotonic() - began < 20
+    assert time.process_time() - began < 20
 
 
 @pytest.mark.parametrize("hostile", ["File " + "/IPython/" * 30_000, "File " + "/" * 300_000, "x" + " " * 300_000])
 def test_time_is_linear_in_a_hostile_traceback(hostile: str) -> None:
-    began = time.monotonic()
+    began = time.process_time()
     traceback_of(hostile)
     traceback_of(hostile, "the end")
-    assert time.monotonic() - began < 20
+    assert time.process_time() - began < 20
 
 
 # -- what is displayed -------------------------------------------------------------------------------------
@@ -378,7 +378,9 @@ def test_line_ends_in_base64_are_no_part_of_the_image() -> None:
     assert pieces_of(display(image_png=base64.encodebytes(PIXEL * 2).decode())) == (Picture("image-1.png", PIXEL * 2),)
 
 
-@pytest.mark.parametrize("broken", ["!", "A", encoded(PIXEL)[:-1], f"{encoded(PIXEL)}é", encoded(b"<svg/>"), "=" * 9])
+@pytest.mark.parametrize(
+    "broken", ["!", f"{encoded(PIXEL)}!", "A", encoded(PIXEL)[:-1], f"{encoded(PIXEL)}é", encoded(b"<svg/>"), "=" * 9]
+)
 def test_a_broken_image_is_left_out_and_a_note_says_so(broken: str) -> None:
     figure = display(image_png=broken, text_plain="<Figure>")
     assert outcome_of(figure) == Outcome("ok", notes=("1 image is left out: broken data.",))
@@ -498,6 +500,10 @@ StdinNotImplementedError: raw_input was called, but this frontend does not suppo
     assert traceback_of(*INPUT_REFUSED) == told
 
 
+def test_a_frame_of_the_kernel_itself_is_left_out_at_the_end_too() -> None:
+    assert traceback_of("E: bad", "File /lib/IPython/core/a.py:1, in f()\n----> 1 f()") == "E: bad"
+
+
 def test_frames_of_libraries_stay_in_a_traceback() -> None:
     library = "File /usr/lib/python3.11/json/decoder.py:355, in raw_decode(self, s, idx)\n--> 355     raise\n"
     assert library in traceback_of(library, "ValueError: bad")
@@ -513,6 +519,7 @@ def test_a_long_traceback_is_shortened_in_the_middle() -> None:
     told = traceback_of("\n".join(lines)).split("\n")
     assert told == [*lines[:25], "[... 925 lines are left out ...]", *lines[-50:]]
     assert traceback_of(*lines[:76]) == "\n".join(lines[:76])
+    assert traceback_of(*lines[:77]).split("\n")[25] == "[... 2 lines are left out ...]"
 
 
 def test_an_error_without_a_traceback_is_told_by_its_name_and_message() -> None:

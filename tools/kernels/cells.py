@@ -384,8 +384,8 @@ class _Escapes:
         if not _CONTROL.search(text):
             return text
         if unfinished := _UNFINISHED.search(text):
-            # Three characters of a parameter tell that it has no effect here: no more need be remembered.
-            self._unfinished = "".join(group[:3] for group in unfinished.groups(""))
+            # Two characters of a parameter tell that it has no effect here: no more need be remembered.
+            self._unfinished = "".join(group[:2] for group in unfinished.groups(""))
             text = text[: unfinished.start()]
         return _SEQUENCE.sub(lambda sequence: _EFFECTS.get(sequence[0], ""), text)
 
