@@ -156,13 +156,14 @@ class Running:
             return Result(call, "error", "Error: the server has no room for tools to work in.")
 
     def _context_of(self, call: Call) -> ToolContext:
+        context = replace(self._context, progress=lambda text: self._progress(call.id, text))
+        equipped = self._executor.toolbox.tools.get(call.name)
+        if equipped is not None and equipped.tool.uses_kernels:
+            # It works in its kernel's, and what is not made cannot be left.
+            return context
         if self._workdir is None:
             self._workdir = Path(tempfile.mkdtemp(prefix="florette-"))
-        return replace(
-            self._context,
-            workdir=self._workdir,
-            progress=lambda text: self._progress(call.id, text),
-        )
+        return replace(context, workdir=self._workdir)
 
     def _progress(self, call_id: str, text: str) -> None:
         left = self._progress_left.setdefault(call_id, _MOST_PROGRESS)

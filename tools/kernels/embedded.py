@@ -4,9 +4,10 @@ import asyncio
 import contextlib
 import os
 import secrets
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Literal, TypeVar
 
 import zmq
 import zmq.asyncio
@@ -23,6 +24,8 @@ from tools.sandbox import processes
 from tools.sandbox.launching import Launcher, Sandbox
 from tools.sandbox.processes import Token, Watch, WatchLimits
 from tools.sandbox.workdir import Workdir
+
+T = TypeVar("T")
 
 #: The channels that we use. stdin is for questions to a person; that the kernel lives we see by its process.
 _CHANNELS = ("shell", "iopub", "control")
@@ -154,17 +157,17 @@ class EmbeddedKernel:
 
     async def put(self, name: str, path: Path) -> None:
         """As `Kernel` says."""
-        await asyncio.to_thread(self._files.put, name, path)
+        await _in_thread(lambda: self._files.put(name, path))
 
     async def changes(self) -> list[MadeFile]:
         """As `Kernel` says."""
-        return await asyncio.to_thread(self._files.changes)
+        return await _in_thread(self._files.changes)
 
     async def inherit(self, dead: Kernel) -> bool:
         """As `Kernel` says: the directory of a sandbox is there as long as we hold it."""
         if not isinstance(dead, EmbeddedKernel):
             return False
-        return not await asyncio.to_thread(self._files.copy_from, dead._files)
+        return not await _in_thread(lambda: self._files.copy_from(dead._files))
 
     def pause(self) -> None:
         """As `Kernel` says."""
@@ -261,6 +264,16 @@ class EmbeddedKernel:
         # In the thread that watches: the kernel must not go on until the loop has time.
         self._sandbox.kill()
         self._loop.call_soon_threadsafe(self._driver.end, f"It used more {what} than it may, so its kernel was killed.")
+
+
+async def _in_thread(do: Callable[[], T]) -> T:
+    # Whoever comes next must not meet a thread that is still at it: it is waited for, also by who is cancelled.
+    doing = asyncio.ensure_future(asyncio.to_thread(do))
+    try:
+        return await asyncio.shield(doing)
+    except asyncio.CancelledError:
+        await asyncio.wait({doing})
+        raise
 
 
 def _opened(run_dir: str, port: int) -> int:

@@ -15,7 +15,10 @@ class Kernel(Protocol):
         ...
 
     async def execute(self, code: str, *, time_s: float) -> Outcome:
-        """Runs a cell for `time_s` at most; its files are asked for apart. Raises nothing; cancelled, it ends it."""
+        """Runs a cell for `time_s` at most; its files are asked for apart.
+
+        Raises nothing; when it is cancelled, the cell ends. If the kernel is closed meanwhile, it has `died`.
+        """
         ...
 
     async def put(self, name: str, path: Path) -> None:
