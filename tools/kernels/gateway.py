@@ -8,11 +8,9 @@ Sources: jupyter_server's REST API, and its "WebSocket kernel wire protocols", o
 import asyncio
 import contextlib
 import json
-import logging
-import re
 import socket
 import uuid
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Coroutine, Mapping
 from dataclasses import replace
 from datetime import UTC, datetime
 from functools import partial
@@ -21,41 +19,14 @@ from typing import Any
 
 import aiohttp
 
-from tools.errors import RetryableToolError, ToolError
+from tools.errors import ToolError
 from tools.kernel_settings import KernelSettings
 from tools.kernels.cells import CellLimits
 from tools.kernels.driving import Driver
+from tools.kernels.gateway_requests import REQUEST_TIMEOUT_S, START_TIMEOUT_S, Requests, part
 from tools.kernels.kernel import Kernel
-from tools.kernels.remote_files import CHUNK_BYTES, WHERE, RemoteFiles
+from tools.kernels.remote_files import WHERE, RemoteFiles
 from tools.outcomes import MadeFile, Outcome, Piece, Raised
-
-logger = logging.getLogger(__name__)
-
-#: A message of a picture, or of a piece of a file, holds it in base64, and some words beside it.
-_BASE64_SHARE = 4 / 3
-_BESIDE_BYTES = 1 << 20
-
-#: Where each kernel is a pod, its image may have to be fetched first.
-_START_TIMEOUT_S = 120.0
-
-#: All else a gateway answers within milliseconds; but to end a kernel that does not heed it, it waits some seconds.
-_REQUEST_TIMEOUT_S = 30.0
-
-#: A gateway that has gone without a word, with its machine, is noticed after this time and half of it again.
-_HEARTBEAT_S = 20.0
-
-#: A gateway that has died does not take leave.
-_LEAVE_TIMEOUT_S = 1.0
-
-#: A gateway that is about to put a kernel in the place of one that has ended fails to end either (jupyter_client 8.10,
-#: for a second or two), and whose connection is lost comes back within seconds, or it is restarted: with no kernels.
-_END_PAUSES_S = (0.0, 0.5, 1.0, 2.0, 4.0, 8.0)
-
-#: Of what a gateway answers as many bytes are read: a kernel is told in 200.
-_MOST_ANSWERED_BYTES = 64 << 10
-
-#: Of what went wrong there as much is logged: a line or two.
-_MOST_SAID_CHARS = 300
 
 #: What a kernel put out right after we came may not have reached us: then it is asked again.
 _GREETING_AGAIN_S = 0.5
@@ -68,9 +39,6 @@ _MOST_CONNECTIONS = 10
 
 #: What the gateway says of a kernel when its process had ended, and another has taken its place, or none could.
 _GONE = frozenset(("restarting", "autorestarting", "dead"))
-
-#: What goes into the path of a URL.
-_KERNEL_ID = re.compile(r"[\w-]{1,128}", re.ASCII)
 
 #: Told of a cell during which the connection broke: what was on its way has gone.
 _LOST = "The connection to the kernel broke while the code ran: some of its output may be lost."
@@ -87,39 +55,44 @@ class Gateway:
 
     def __init__(self, settings: KernelSettings) -> None:
         self._settings = settings
-        self._requests: _Requests | None = None
+        self._requests: Requests | None = None
         self._leaving: set[asyncio.Task[None]] = set()
 
     async def begin(self) -> Kernel:
         """A new kernel, ready to run its first cell. ToolError if the gateway does not start one."""
         if self._requests is None:
-            self._requests = _Requests(self._settings)
+            self._requests = Requests(self._settings)
         starting = asyncio.create_task(self._requests.start(self._settings.kernel_name))
         try:
             kernel_id = await asyncio.shield(starting)
         except asyncio.CancelledError:
             # The gateway starts it nevertheless.
-            leaving = asyncio.create_task(_left(self._requests, starting))
-            self._leaving.add(leaving)
-            leaving.add_done_callback(self._leaving.discard)
+            self._aside(_left(self._requests, starting))
             raise
         kernel = GatewayKernel(self._requests, kernel_id, self._settings)
         try:
             await kernel.greeted()
         except BaseException:
-            await kernel.aclose()
+            # Whoever leaves may be told to leave once more.
+            await asyncio.shield(self._aside(kernel.aclose()))
             raise
         return kernel
 
     async def aclose(self) -> None:
         """Lets go of the gateway; its kernels have been closed."""
         if self._leaving:
-            await asyncio.wait(self._leaving)
+            await asyncio.wait(self._leaving.copy())
         if self._requests is not None:
             await self._requests.aclose()
 
+    def _aside(self, ending: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
+        task = asyncio.create_task(ending)
+        self._leaving.add(task)
+        task.add_done_callback(self._leaving.discard)
+        return task
 
-async def _left(requests: "_Requests", starting: "asyncio.Task[str]") -> None:
+
+async def _left(requests: "Requests", starting: "asyncio.Task[str]") -> None:
     with contextlib.suppress(ToolError):
         await requests.end(await starting)
 
@@ -127,7 +100,7 @@ async def _left(requests: "_Requests", starting: "asyncio.Task[str]") -> None:
 class GatewayKernel:
     """As `Kernel` says."""
 
-    def __init__(self, requests: "_Requests", kernel_id: str, settings: KernelSettings) -> None:
+    def __init__(self, requests: "Requests", kernel_id: str, settings: KernelSettings) -> None:
         self._requests = requests
         self._id = kernel_id
         # Under the same name we get what was said while we were away.
@@ -201,14 +174,14 @@ class GatewayKernel:
     async def greeted(self) -> None:
         """Returns when what the kernel puts out reaches us. ToolError if that does not happen."""
         try:
-            async with asyncio.timeout(_START_TIMEOUT_S):
+            async with asyncio.timeout(START_TIMEOUT_S):
                 answer = await self._greeting()
         except TimeoutError:
             raise ToolError("A kernel started at the gateway, and did not answer.") from None
         if not self.alive:
             raise ToolError("A kernel started at the gateway, and ended at once.")
         self._has_greeted = True
-        self._executions = _part(answer, "execution_count", int)
+        self._executions = part(answer, "execution_count", int)
         self._files.found(_value_of(answer))
 
     async def _greeting(self) -> Message:
@@ -266,7 +239,7 @@ class GatewayKernel:
             "buffers": [],
         }
         try:
-            async with asyncio.timeout(_REQUEST_TIMEOUT_S):
+            async with asyncio.timeout(REQUEST_TIMEOUT_S):
                 await self._connected.wait()
                 if self._socket is None or not self.alive:
                     return False
@@ -316,7 +289,7 @@ class GatewayKernel:
             answer = await question.answer
         if not answer or cell.has_reply:
             return
-        executions = _part(answer, "execution_count", int)
+        executions = part(answer, "execution_count", int)
         if executions == self._executions:
             cell.was_cut_off = False
             await self._send_cell(cell)
@@ -332,8 +305,8 @@ class GatewayKernel:
         if not isinstance(message, dict):
             self._driver.end("It sent what is no message, so its kernel was killed.")
             return
-        msg_id = _part(_part(message, "parent_header", dict), "msg_id", str)
-        content = _part(message, "content", dict)
+        msg_id = part(part(message, "parent_header", dict), "msg_id", str)
+        content = part(message, "content", dict)
         question = self._questions.get(msg_id)
         if message.get("channel") == "iopub":
             self._hear_iopub(message, content, question)
@@ -343,15 +316,15 @@ class GatewayKernel:
             self._hear_shell(message, content, is_cell=msg_id == self._cell.msg_id)
 
     def _hear_iopub(self, message: Message, content: Message, question: "_Question | None") -> None:
-        state = _part(content, "execution_state", str)
+        state = part(content, "execution_state", str)
         if state in _GONE or (state == "starting" and self._has_greeted):
             # What runs under its id now, if anything, knows nothing of what the cells before had made.
             self._kill()
             return
         if question is not None and state == "idle":
             question.idle.set()
-        if _part(content, "text", str).startswith(_RATE_EXCEEDED):
-            self._hear_that_it_floods(_part(_part(message, "parent_header", dict), "msg_id", str))
+        if part(content, "text", str).startswith(_RATE_EXCEEDED):
+            self._hear_that_it_floods(part(part(message, "parent_header", dict), "msg_id", str))
         else:
             self._driver.heard("iopub", message)
 
@@ -367,7 +340,7 @@ class GatewayKernel:
     def _hear_shell(self, message: Message, content: Message, *, is_cell: bool) -> None:
         if is_cell:
             self._cell.has_reply = True
-            executions = _part(content, "execution_count", int)
+            executions = part(content, "execution_count", int)
             if executions and executions <= self._executions:
                 self._kill()
                 return
@@ -420,128 +393,11 @@ class _SentCell:
         self.was_interrupted = False
 
 
-class _Requests:
-    """The gateway's HTTP. The token stands in the headers, and nowhere else."""
-
-    def __init__(self, settings: KernelSettings) -> None:
-        token = settings.token.get_secret_value() if settings.token else ""
-        self._url = f"{settings.url}/api/kernels"
-        self._max_message_bytes = int(max(settings.image_bytes, CHUNK_BYTES) * _BASE64_SHARE) + _BESIDE_BYTES
-        self._http = aiohttp.ClientSession(
-            headers={"Authorization": f"token {token}"} if token else {},
-            timeout=aiohttp.ClientTimeout(total=_REQUEST_TIMEOUT_S),
-            # Its cookies would be sent back, and then it asks for more than the token.
-            cookie_jar=aiohttp.DummyCookieJar(),
-        )
-
-    async def start(self, kernel_name: str) -> str:
-        """Has a kernel started, and gives its id. ToolError if none is."""
-        try:
-            status, body = await self._ask(
-                "POST", json={"name": kernel_name}, timeout=aiohttp.ClientTimeout(total=_START_TIMEOUT_S)
-            )
-        except (aiohttp.ClientError, OSError) as error:
-            logger.warning("the gateway of the kernels cannot be reached: %s", _reason(error))
-            raise RetryableToolError("No code can be run: the gateway of the kernels cannot be reached.") from None
-        if status in (401, 403):
-            logger.warning("the gateway of the kernels refuses (%d): %s", status, _said(body))
-            raise ToolError(f"No code can be run: the gateway of the kernels refuses to start one (status {status}).")
-        kernel_id = _id_in(body) if status == 201 else None
-        if kernel_id is None:
-            logger.warning("the gateway of the kernels started none (%d): %s", status, _said(body))
-            raise ToolError(f"No code can be run: the gateway of the kernels could not start one (status {status}).")
-        return kernel_id
-
-    async def lives(self, kernel_id: str) -> bool:
-        """Whether the gateway knows the kernel."""
-        try:
-            status, _ = await self._ask("GET", f"/{kernel_id}")
-        except (aiohttp.ClientError, OSError):
-            return False
-        return status == 200
-
-    async def channels(self, kernel_id: str, session: str) -> aiohttp.ClientWebSocketResponse:
-        """The kernel's messages. ToolError if there is no way to them."""
-        try:
-            return await self._http.ws_connect(
-                f"{self._url}/{kernel_id}/channels?session_id={session}",
-                heartbeat=_HEARTBEAT_S,
-                max_msg_size=self._max_message_bytes,
-                timeout=aiohttp.ClientWSTimeout(ws_close=_LEAVE_TIMEOUT_S),
-            )
-        except (aiohttp.ClientError, OSError) as error:
-            logger.warning("a kernel of the gateway cannot be reached: %s", _reason(error))
-            raise ToolError("A kernel started at the gateway, and cannot be reached.") from None
-
-    async def interrupt(self, kernel_id: str) -> None:
-        """Has what runs in the kernel interrupted, if possible."""
-        await self._tells("POST", f"/{kernel_id}/interrupt")
-
-    async def end(self, kernel_id: str) -> None:
-        """Has the kernel ended, if possible."""
-        for pause_s in _END_PAUSES_S:
-            await asyncio.sleep(pause_s)
-            if await self._tells("DELETE", f"/{kernel_id}"):
-                return
-
-    async def aclose(self) -> None:
-        """Closes its connections."""
-        await self._http.close()
-
-    async def _tells(self, method: str, path: str) -> bool:
-        try:
-            status, body = await self._ask(method, path)
-        except (aiohttp.ClientError, OSError) as error:
-            logger.warning("%s at the gateway of the kernels: %s", method, _reason(error))
-            return False
-        # What has gone already is as it should be.
-        if status < 400 or status == 404:
-            return True
-        logger.warning("%s at the gateway of the kernels: %d %s", method, status, _said(body))
-        return False
-
-    async def _ask(self, method: str, path: str = "", **kwargs: Any) -> tuple[int, bytes]:
-        # A redirection could lead the token, and the code, to somebody else.
-        async with self._http.request(method, self._url + path, allow_redirects=False, **kwargs) as response:
-            body = b""
-            while chunk := await response.content.read(_MOST_ANSWERED_BYTES - len(body)):
-                body += chunk
-            return response.status, body
-
-
-def _reason(error: Exception) -> str:
-    return str(error) or type(error).__name__
-
-
-def _said(body: bytes) -> str:
-    # Of a traceback the last line says what went wrong; in the message is nothing then but that something did.
-    try:
-        told = json.loads(body)
-    except (ValueError, RecursionError):
-        told = {}
-    traceback: str = _part(told, "traceback", str).strip().rpartition("\n")[2]
-    return (traceback or _part(told, "message", str) or _part(told, "reason", str))[:_MOST_SAID_CHARS]
-
-
-def _id_in(body: bytes) -> str | None:
-    try:
-        told = json.loads(body)
-    except (ValueError, RecursionError):
-        return None
-    kernel_id = _part(told, "id", str)
-    return kernel_id if _KERNEL_ID.fullmatch(kernel_id) else None
-
-
-def _part(within: object, name: str, kind: type[Any]) -> Any:
-    value = within.get(name) if isinstance(within, Mapping) else None
-    return value if isinstance(value, kind) else kind()
-
-
 def _value_of(answer: Message) -> str:
     # What is shown of a str are quotes and what we sent, in which there is nothing to escape.
-    told = _part(_part(answer, "user_expressions", dict), "florette", dict)
-    shown: str = _part(_part(told, "data", dict), "text/plain", str)
-    if _part(told, "status", str) != "ok":
+    told = part(part(answer, "user_expressions", dict), "florette", dict)
+    shown: str = part(part(told, "data", dict), "text/plain", str)
+    if part(told, "status", str) != "ok":
         raise ToolError("The kernel does not answer.")
     return shown.strip("'")
 
