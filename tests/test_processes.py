@@ -18,16 +18,8 @@ import pytest
 from confining import OWNER, Confined, confined
 from serving import HANG_S
 from tools.sandbox import processes
-from tools.sandbox.processes import (
-    Excess,
-    Token,
-    Watch,
-    WatchLimits,
-    descendants,
-    family,
-    proportional_bytes,
-    resident_bytes,
-)
+from tools.sandbox.processes import descendants, family, proportional_bytes, resident_bytes
+from tools.sandbox.watching import Excess, Token, Watch, WatchLimits
 from tools.sandbox.workdir import Workdir
 
 MB = 1 << 20

@@ -16,6 +16,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, cast
 
+from tools.kernels.terminal import Escapes, Screen, plain
 from tools.outcomes import CellStatus, Outcome, Picture, Piece, Raised, Shown, Written
 from tools.sniffing import image_type
 
@@ -49,7 +50,7 @@ class Cell:
         self._images = 0
         self._clears_next = False
         # Of each stream, not of each piece: the other stream's text may come in the midst of a sequence.
-        self._escapes = {"stdout": _Escapes(), "stderr": _Escapes()}
+        self._escapes = {"stdout": Escapes(), "stderr": Escapes()}
 
     @property
     def over(self) -> str | None:
@@ -68,12 +69,12 @@ class Cell:
 
     def shell(self, message: Mapping[str, Any]) -> None:
         """Takes a message of the shell channel."""
-        if self._is_ours(message) and _kind(message) == "execute_reply":
+        if self.is_meant_by(message) and _kind(message) == "execute_reply":
             self._reply = _mapping(message, "content")
 
     def iopub(self, message: Mapping[str, Any]) -> None:
         """Takes a message of the iopub channel; those of other cells are none of this one's."""
-        if not self._is_ours(message):
+        if not self.is_meant_by(message):
             return
         kind, content = _kind(message), _mapping(message, "content")
         state = _string(content, "execution_state") if kind == "status" else ""
@@ -112,7 +113,8 @@ class Cell:
             duration_s=duration_s,
         )
 
-    def _is_ours(self, message: Mapping[str, Any]) -> bool:
+    def is_meant_by(self, message: Mapping[str, Any]) -> bool:
+        """True if the message answers this cell's request."""
         return _string(_mapping(message, "parent_header"), "msg_id") == self._msg_id
 
     # -- what comes ----------------------------------------------------------------------------------------
@@ -126,7 +128,7 @@ class Cell:
             return
         last = self._entries[-1] if self._entries and not self._clears_next else None
         if not (isinstance(last, _Stream) and last.name == name):
-            last = _Stream(cast(Literal["stdout", "stderr"], name), _Screen())
+            last = _Stream(cast(Literal["stdout", "stderr"], name), Screen())
             self._add(last)
         last.screen.write(text)
 
@@ -155,7 +157,7 @@ class Cell:
         # The types of a bundle are one thing in several forms.
         images = [encoded for kind in _IMAGE_TYPES if (encoded := _string(data, kind))]
         if not images:
-            text = _plain(self._budget.within(_text_of(data)))
+            text = plain(self._budget.within(_text_of(data)))
             return Shown(text, is_result) if text else None
         if self._images >= self._limits.images:
             return _LeftOut(f"more than {self._limits.images:,} in one cell")
@@ -164,8 +166,8 @@ class Cell:
 
     def _raise(self, content: Mapping[str, Any]) -> None:
         self._failed = True
-        name = _plain(_string(content, "ename")) or "Error"
-        message = _plain(_string(content, "evalue"))
+        name = plain(_string(content, "ename")) or "Error"
+        message = plain(_string(content, "evalue"))
         traceback = _tidy(content.get("traceback")) or f"{name}: {message}"
         raised = Raised(self._budget.within(name), self._budget.within(message), self._budget.within(traceback))
         if raised.name:
@@ -208,7 +210,7 @@ class Cell:
 @dataclass(slots=True)
 class _Stream:
     name: Literal["stdout", "stderr"]
-    screen: "_Screen"
+    screen: "Screen"
 
 
 @dataclass(slots=True)
@@ -338,7 +340,7 @@ _INTERNAL_FRAME = re.compile(r"^File .*/(?:IPython|ipykernel)/.*\n(?:.++\n)*+\n?
 def _tidy(traceback: object) -> str:
     if not isinstance(traceback, list):
         return ""
-    text = _plain("\n".join(part for part in traceback if isinstance(part, str)))
+    text = plain("\n".join(part for part in traceback if isinstance(part, str)))
     # With a line end after each line the patterns never look for one in vain, which would not be linear.
     text = _INTERNAL_FRAME.sub("", _NAME_ABOVE.sub("", _SEPARATOR.sub("", f"{text}\n"))).strip("\n")
     lines = text.split("\n")
@@ -346,98 +348,3 @@ def _tidy(traceback: object) -> str:
     if left_out <= 1:
         return text
     return "\n".join([*lines[:_FIRST_LINES], f"[... {left_out:,} lines are left out ...]", *lines[-_LAST_LINES:]])
-
-
-# -- what a terminal makes of a text -----------------------------------------------------------------------
-
-_SURROGATE = re.compile("[\ud800-\udfff]")
-_CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
-
-_CSI = r"(\x1b\[|\x9b)([0-?]*+)([ -/]*+)"
-#: Operating system commands, device control strings and the like. A line end ends them, too: should one have been
-#: begun by accident, no more than its line is lost.
-_COMMAND = r"(\x1b[\]PX^_]|[\x90\x98\x9d-\x9f])[^\n\x07\x18\x1a\x1b\x80-\x9f]*+"
-_OTHER = r"(\x1b[ -/]*+)"
-
-#: No repetition gives back what it took: so this is linear. A sequence that breaks off is taken out as far as it goes.
-_SEQUENCE = re.compile(
-    rf"{_CSI}[@-~]?|{_COMMAND}[\x07\x18\x1a\x9c]?|{_OTHER}[0-~]?|[\x00-\x07\x0b\x0c\x0e-\x1a\x1c-\x1f\x7f-\x8f\x91-\x97\x99\x9a\x9c]+"
-)
-_UNFINISHED = re.compile(rf"(?:{_CSI}|{_COMMAND}|{_OTHER})\Z")
-
-#: No text has it any more: it stands for "from here to the end of the line nothing is left".
-_ERASE = "\x1b"
-#: What progress bars use beside carriage returns. (A terminal would keep the column when it erases a whole line.)
-_EFFECTS = {"\x1b[K": _ERASE, "\x1b[0K": _ERASE, "\x1b[2K": f"\r{_ERASE}"}
-
-
-class _Escapes:
-    """Takes escape sequences and control characters out of a text that comes in parts."""
-
-    def __init__(self) -> None:
-        self._unfinished = ""
-
-    def without(self, text: str) -> str:
-        """The next part; it has line ends and tabs, and of the others those that `_Screen` knows."""
-        text = self._unfinished + _SURROGATE.sub("\ufffd", text)
-        self._unfinished = ""
-        if not _CONTROL.search(text):
-            return text
-        if unfinished := _UNFINISHED.search(text):
-            # Two characters of a parameter tell that it has no effect here: no more need be remembered.
-            self._unfinished = "".join(group[:2] for group in unfinished.groups(""))
-            text = text[: unfinished.start()]
-        return _SEQUENCE.sub(lambda sequence: _EFFECTS.get(sequence[0], ""), text)
-
-
-_MOVE = re.compile(r"(\r+|\x08+|\x1b+)")
-
-#: Of these every character takes as many bytes, so that one can be written in the place of another.
-_CODEC = "utf-32-le"
-_CHARACTER_BYTES = 4
-
-
-class _Screen:
-    """Lines of which the last can be overwritten, each character taking one column."""
-
-    def __init__(self) -> None:
-        self._above: list[str] = []
-        self._line = bytearray()
-        self._at = 0
-
-    def write(self, text: str) -> None:
-        """Writes what `_Escapes` left."""
-        # What commands print has such line ends, and many of them.
-        for part in _MOVE.split(text.replace("\r\n", "\n")):
-            match part[:1]:
-                case "":
-                    pass
-                case "\r":
-                    self._at = 0
-                case "\b":
-                    self._at = max(0, self._at - len(part) * _CHARACTER_BYTES)
-                case "\x1b":
-                    del self._line[self._at :]
-                case _:
-                    self._put(part)
-
-    def _put(self, text: str) -> None:
-        over, line_end, below = text.partition("\n")
-        written = over.encode(_CODEC)
-        self._line[self._at : self._at + len(written)] = written
-        self._at += len(written)
-        if line_end:
-            whole, last_end, last = below.rpartition("\n")
-            self._above += [self._line.decode(_CODEC), line_end, whole, last_end]
-            self._line = bytearray(last.encode(_CODEC))
-            self._at = len(self._line)
-
-    def text(self) -> str:
-        """What is to be seen."""
-        return "".join(self._above) + self._line.decode(_CODEC)
-
-
-def _plain(text: str) -> str:
-    screen = _Screen()
-    screen.write(_Escapes().without(text))
-    return screen.text()

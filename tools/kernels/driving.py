@@ -16,8 +16,9 @@ from tools.outcomes import CellStatus, Outcome
 #: The kernel's answer is here, and nothing of the cell's output comes any more, not even that it was all: it is lost.
 _LOST_AFTER_S = 1.0
 
-#: Between cells nobody asked for output. A kernel that puts out so much nevertheless is ended.
-_MOST_IDLE_MESSAGES = 10_000
+#: Threads of earlier cells write what nobody reads. A kernel that puts out so many messages of it, from one cell to the
+#: end of the next, is ended: what is merely printed comes in a few each second.
+_MOST_UNASKED = 10_000
 
 Message = Mapping[str, Any]
 
@@ -47,7 +48,7 @@ class Driver:
         self._has_ended = False
         self._why: str | None = None
         self._notes: list[str] = []
-        self._idle_messages = 0
+        self._unasked_messages = 0
         self._stopping: asyncio.Task[None] | None = None
 
     @property
@@ -57,13 +58,14 @@ class Driver:
 
     def heard(self, channel: Literal["iopub", "shell"], message: Message) -> None:
         """A message has come from the kernel."""
-        if self._cell is not None:
-            (self._cell.iopub if channel == "iopub" else self._cell.shell)(message)
+        cell = self._cell
+        if cell is not None and cell.is_meant_by(message):
+            (cell.iopub if channel == "iopub" else cell.shell)(message)
             self._news.set()
-        elif (idle := self._idle_messages + 1) <= _MOST_IDLE_MESSAGES:
-            self._idle_messages = idle
-        else:
-            self.end("It wrote too much while it was not asked to do anything.")
+            return
+        self._unasked_messages += 1
+        if self._unasked_messages > _MOST_UNASKED:
+            self.end("Something that an earlier cell left running wrote too much, so the kernel was killed.")
 
     def end(self, why: str) -> None:
         """Kills the kernel; `why` is told as a note of its cell."""
@@ -86,7 +88,7 @@ class Driver:
         cell = Cell(msg_id, self._limits)
         if not self.alive:
             return self._outcome(cell, None, began)
-        self._idle_messages = 0
+        self._unasked_messages = 0
         self._notes.clear()
         self._cell = cell
         try:

@@ -22,7 +22,7 @@ from tools.kernels.starting import PORTS, Recipe
 from tools.outcomes import MadeFile, Outcome
 from tools.sandbox import processes
 from tools.sandbox.launching import Launcher, Sandbox
-from tools.sandbox.processes import Token, Watch, WatchLimits
+from tools.sandbox.watching import Token, Watch, WatchLimits
 from tools.sandbox.workdir import Workdir
 
 T = TypeVar("T")

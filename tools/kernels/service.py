@@ -20,7 +20,7 @@ from tools.kernels.sessions import Sessions
 from tools.kernels.starting import Recipe, python_at
 from tools.outcomes import Kernels, Outcome
 from tools.sandbox.isolation import Found, find
-from tools.sandbox.processes import Watch
+from tools.sandbox.watching import Watch
 
 logger = logging.getLogger(__name__)
 

@@ -141,7 +141,17 @@ def _app(connection: dict[str, Any], *, pipe: bool) -> Any:
             self.iopub_thread.start()
             self.iopub_socket = self.iopub_thread.background_socket
 
+    class Stream(iostream.OutStream):  # type: ignore[misc, name-defined]
+        """What is written; half a character of UTF-16 would break the message that carries it."""
+
+        def write(self, string: str) -> Any:
+            whole = string if not isinstance(string, str) else string.encode("utf-8", "replace").decode()
+            return super().write(whole)
+
+    # It is named there, and found by that name.
+    setattr(iostream, "Stream", Stream)  # noqa: B010 - a type checker knows that it is not there
     settings = config()
+    settings.IPKernelApp.outstream_class = "ipykernel.iostream.Stream"
     settings.IPKernelApp.log_level = 50
     settings.HistoryManager.enabled = False
     settings.InteractiveShell.colors = "nocolor"
