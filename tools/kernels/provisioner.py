@@ -31,7 +31,7 @@ from tools.kernel_settings import Isolation, KernelSettings
 from tools.kernels.starting import PORTS, Recipe, python_at
 from tools.sandbox.isolation import Found, find
 from tools.sandbox.launching import Sandbox
-from tools.sandbox.processes import Token, Watch, WatchLimits
+from tools.sandbox.watching import Token, Watch, WatchLimits
 from tools.sandbox.workdir import Workdir
 
 logger = logging.getLogger(__name__)
