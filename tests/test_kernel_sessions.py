@@ -447,6 +447,17 @@ async def test_nobody_gets_more_than_its_own_places_however_idle_those_of_others
     await stage.sessions.aclose()
 
 
+async def test_cells_without_sessions_have_places_of_their_own_and_no_more_than_those() -> None:
+    stage = Stage(sessions_per_caller=1, wait_s=0)
+    await stage.run("s")
+    await started(stage.run(None, "take 50"))
+    with pytest.raises(RetryableToolError):
+        await stage.run(None)
+    assert (await stage.run("s")).notes == ()
+    await stage.run(None, caller="you")
+    await stage.sessions.aclose()
+
+
 async def test_a_session_that_runs_a_cell_is_not_ended_for_another() -> None:
     stage = Stage(sessions_per_caller=2)
     running, _ = await started(stage.run("a", "take 50"), stage.run("b"))

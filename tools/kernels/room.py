@@ -15,7 +15,10 @@ from tools.errors import RetryableToolError, ToolError
 
 @dataclass(frozen=True, slots=True)
 class Place:
-    """Whose place it is. `kept`: for a session, which counts among the caller's; else for one cell, which does not."""
+    """Whose place it is; `kept` for a session, or for one cell only. A caller's are counted apart.
+
+    So cells that leave nothing behind end no session of their caller's, and still nobody takes all places with them.
+    """
 
     caller: str
     kept: bool
@@ -113,13 +116,12 @@ class Room:
             del self._held[place]
 
     def _fits(self, place: Place) -> bool:
-        own = self._held[Place(place.caller, kept=True)]
-        if place.kept and own >= self._places_per_caller and not self._spare(place.caller, True):
+        crowded = self._held[place] >= self._places_per_caller
+        if crowded and not (place.kept and self._spare(place.caller, True)):
             return False
         return self._held.total() < self._places or self._spare(place.caller, False)
 
     def _is_full(self, place: Place) -> bool:
         leaving = Counter(self._leaving.values())
         own = self._held[place] + leaving[place]
-        too_many = place.kept and own > self._places_per_caller
-        return too_many or self._held.total() + leaving.total() > self._places
+        return own > self._places_per_caller or self._held.total() + leaving.total() > self._places
