@@ -18,11 +18,11 @@ from tools.kernel_settings import KernelSettings
 from tools.kernels.cells import CellLimits
 from tools.kernels.driving import Driver
 from tools.kernels.kernel import Kernel
-from tools.kernels.starting import PORTS, Recipe
+from tools.kernels.starting import PORTS, Recipe, watch_limits
 from tools.outcomes import MadeFile, Outcome
 from tools.sandbox import processes
 from tools.sandbox.launching import Launcher, Sandbox
-from tools.sandbox.watching import Token, Watch, WatchLimits
+from tools.sandbox.watching import Token, Watch
 from tools.sandbox.workdir import Workdir
 
 T = TypeVar("T")
@@ -39,9 +39,6 @@ _WAITING_MESSAGES = 200
 
 #: A kernel that is ready answers within milliseconds, on a loaded machine within seconds.
 _GREETING_TIMEOUT_S = 30.0
-
-#: Each file costs the system a kilobyte of memory beside what is in it, and no limit of size counts that.
-_MOST_INODES = 50_000
 
 #: A request beside its code. `silent` would keep the result from us; nobody is there to answer questions; and the next
 #: request is to run whatever became of this one.
@@ -246,11 +243,10 @@ class EmbeddedKernel:
     # -- its processes -----------------------------------------------------------------------------------------
 
     def _watch(self) -> None:
-        settings = self._surroundings.settings
         self._unwatch()
         self._watched = self._surroundings.watch.add(
             self._sandbox.root_pid,
-            WatchLimits(settings.memory_bytes, settings.processes, _MOST_INODES),
+            watch_limits(self._surroundings.settings),
             [self._files] if self._surroundings.own_file_systems else [],
             self._exceeded,
         )

@@ -9,14 +9,13 @@ is used. Source: jupyter_client's KernelProvisionerBase.
 
 import asyncio
 import contextlib
-import json
 import logging
 import os
 import secrets
 import signal
 import tempfile
 import threading
-from collections.abc import Coroutine, Mapping
+from collections.abc import Coroutine
 from concurrent.futures import Future
 from functools import cache
 from pathlib import Path
@@ -28,10 +27,10 @@ from traitlets import Enum, Int, List, Unicode
 
 from tools.errors import ToolUnavailable
 from tools.kernel_settings import Isolation, KernelSettings
-from tools.kernels.starting import PORTS, Recipe, python_at
-from tools.sandbox.isolation import Found, find
+from tools.kernels.starting import PORTS, Recipe, isolation_for, recipe_for, watch_limits
+from tools.sandbox.isolation import Found
 from tools.sandbox.launching import Sandbox
-from tools.sandbox.watching import Token, Watch, WatchLimits
+from tools.sandbox.watching import Token, Watch
 from tools.sandbox.workdir import Workdir
 
 logger = logging.getLogger(__name__)
@@ -39,12 +38,6 @@ logger = logging.getLogger(__name__)
 T = TypeVar("T")
 
 _DEFAULTS = KernelSettings()
-
-#: A list of the fonts of a machine that has many is some MB.
-_FONT_LIST_BYTES = 50_000_000
-
-#: As for embedded kernels: each file costs memory beside what is in it.
-_MOST_INODES = 50_000
 
 #: A kernel that ends when it is asked to does so in 0.2 s; after half of this time it is killed, and loses nothing.
 _SHUTDOWN_S = 1.0
@@ -205,9 +198,8 @@ class _Kernel:
         await self.sandbox.ready()
         links.lead_to(self.sandbox.outside.run_dir)
         self._files = Workdir(os.open(self.sandbox.outside.workdir, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC))
-        limits = WatchLimits(settings.memory_bytes, settings.processes, _MOST_INODES)
         places = [self._files] if own_file_system else []
-        self._watched = self._watch.add(self.sandbox.root_pid, limits, places, self._exceeded)
+        self._watched = self._watch.add(self.sandbox.root_pid, watch_limits(settings), places, self._exceeded)
 
     async def aclose(self) -> None:
         """Ends it."""
@@ -264,25 +256,5 @@ def _background() -> _Background:
 
 
 async def _kind(settings: KernelSettings) -> tuple[Found, Recipe]:
-    python = await asyncio.to_thread(python_at, settings.python)
-    found = await asyncio.to_thread(find, settings.isolation, Recipe(settings, python).font_list())
-    recipe = Recipe(
-        settings,
-        python,
-        user=None if found.name == "bwrap" else found.launcher.owner or os.getuid(),
-        confines_itself=found.name == "landlock",
-        seccomp=found.filter,
-    )
-    return found, recipe.with_fonts(await _fonts(found, recipe))
-
-
-async def _fonts(found: Found, recipe: Recipe) -> Mapping[str, str] | None:
-    sandbox = await found.launcher.launch(recipe.font_list())
-    try:
-        told: Mapping[str, str] | None = json.loads(await sandbox.all_said(_FONT_LIST_BYTES))
-    except ValueError as error:
-        logger.warning("there is no list of fonts for kernels: %s", error)
-        return None
-    finally:
-        await sandbox.aclose()
-    return told
+    found = await asyncio.to_thread(isolation_for, settings)
+    return found, await recipe_for(settings, found)

@@ -2,9 +2,6 @@
 
 import asyncio
 import contextlib
-import json
-import logging
-import os
 from collections.abc import Mapping, Sequence
 from functools import cached_property
 from typing import Any
@@ -17,15 +14,10 @@ from tools.kernels.gateway import Gateway
 from tools.kernels.kernel import Kernel
 from tools.kernels.pool import Pool
 from tools.kernels.sessions import Sessions
-from tools.kernels.starting import Recipe, python_at
+from tools.kernels.starting import isolation_for, python_at, recipe_for
 from tools.outcomes import Kernels, Outcome
-from tools.sandbox.isolation import Found, find
+from tools.sandbox.isolation import Found
 from tools.sandbox.watching import Watch
-
-logger = logging.getLogger(__name__)
-
-#: A list of the fonts of a machine that has many is some MB.
-_FONT_LIST_BYTES = 50_000_000
 
 
 def open_kernels(settings: KernelSettings) -> Kernels:
@@ -93,8 +85,7 @@ class EmbeddedKernels(_Kernels):
     def _isolation(self) -> Found | str:
         # Tried once: it takes some 50 ms, and what a machine allows seldom changes under a running server.
         try:
-            recipe = Recipe(self.settings, python_at(self.settings.python))
-            return find(self.settings.isolation, recipe.font_list())
+            return isolation_for(self.settings)
         except ToolUnavailable as reason:
             return str(reason)
 
@@ -138,25 +129,9 @@ class EmbeddedKernels(_Kernels):
         found = self._isolation
         if isinstance(found, str):
             raise ToolError(f"No code can be run here: {found}.")
-        recipe = Recipe(
-            self.settings,
-            python_at(self.settings.python),
-            user=None if found.name == "bwrap" else found.launcher.owner or os.getuid(),
-            confines_itself=found.name == "landlock",
-            seccomp=found.filter,
-        )
-        sandbox = await found.launcher.launch(recipe.font_list())
-        try:
-            fonts = json.loads(await sandbox.all_said(_FONT_LIST_BYTES))
-        except ValueError as error:
-            # Without them the first figure of each kernel takes a second longer, and that is all.
-            logger.warning("there is no list of fonts for kernels: %s", error)
-            fonts = None
-        finally:
-            await sandbox.aclose()
         return Surroundings(
             found.launcher,
-            recipe.with_fonts(fonts),
+            await recipe_for(self.settings, found),
             sockets_of(self.settings),
             Watch(),
             found.launcher.owner,

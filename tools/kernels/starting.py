@@ -2,6 +2,8 @@
 
 import base64
 import json
+import logging
+import os
 import subprocess
 import sys
 from collections.abc import Iterable, Mapping
@@ -13,8 +15,12 @@ from typing import Any
 from tools.errors import ToolUnavailable
 from tools.kernel_settings import KernelSettings
 from tools.sandbox import confinement
+from tools.sandbox.isolation import Found, find
 from tools.sandbox.launching import Places, Program
 from tools.sandbox.warded import threads_of
+from tools.sandbox.watching import WatchLimits
+
+logger = logging.getLogger(__name__)
 
 #: The files that run inside, by their names there.
 _FILES: Mapping[str, Path] = {
@@ -47,6 +53,12 @@ _ANSWER_TIMEOUT_S = 30.0
 
 #: What of the system a kernel may read that confines itself.
 _SYSTEM = ("/usr", "/bin", "/lib", "/lib64", "/etc/ld.so.cache", "/etc/fonts", "/etc/localtime", "/dev/urandom")
+
+#: A list of the fonts of a machine that has many is some MB.
+_FONT_LIST_BYTES = 50_000_000
+
+#: Each file costs the system a kilobyte of memory beside what is in it, and no limit of size counts that.
+_MOST_INODES = 50_000
 
 #: The sockets of a kernel, by the channel that each is for: the path of each ends in its number.
 PORTS: Mapping[str, int] = {"shell": 1, "iopub": 2, "stdin": 3, "control": 4, "hb": 5}
@@ -99,10 +111,6 @@ class Recipe:
     user: int | None = None
     confines_itself: bool = False
     seccomp: bytes | None = None
-
-    def with_fonts(self, fonts: Mapping[str, str] | None) -> "Recipe":
-        """The same, with the fonts that are there."""
-        return replace(self, fonts=fonts)
 
     def kernel(self, key: str) -> Program:
         """A kernel that signs its messages with `key`, and listens on sockets `k-1` ... in its run directory."""
@@ -162,3 +170,38 @@ class Recipe:
             "readable": [path for path in readable if Path(path).exists()],
             "writable": [places.workdir, places.run_dir, places.tmp_dir, "/dev/null"],
         }
+
+
+def isolation_for(settings: KernelSettings) -> Found:
+    """What keeps such kernels apart here, tried out, which takes some 50 ms. ToolUnavailable if nothing does."""
+    return find(settings.isolation, Recipe(settings, python_at(settings.python)).font_list())
+
+
+async def recipe_for(settings: KernelSettings, found: Found) -> Recipe:
+    """How such kernels are started, by what was found; made once for all of them."""
+    recipe = Recipe(
+        settings,
+        python_at(settings.python),
+        user=None if found.name == "bwrap" else found.launcher.owner or os.getuid(),
+        confines_itself=found.name == "landlock",
+        seccomp=found.filter,
+    )
+    return replace(recipe, fonts=await _fonts(found, recipe))
+
+
+async def _fonts(found: Found, recipe: Recipe) -> Mapping[str, str] | None:
+    sandbox = await found.launcher.launch(recipe.font_list())
+    try:
+        told: Mapping[str, str] | None = json.loads(await sandbox.all_said(_FONT_LIST_BYTES))
+    except ValueError as error:
+        # Without them the first figure of each kernel takes a second longer, and that is all.
+        logger.warning("there is no list of fonts for kernels: %s", error)
+        return None
+    finally:
+        await sandbox.aclose()
+    return told
+
+
+def watch_limits(settings: KernelSettings) -> WatchLimits:
+    """What all processes of such a kernel may use together."""
+    return WatchLimits(settings.memory_bytes, settings.processes, _MOST_INODES)
