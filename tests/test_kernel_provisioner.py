@@ -20,6 +20,7 @@ from jupyter_client.kernelspec import KernelSpecManager
 from jupyter_client.manager import AsyncKernelManager, KernelManager
 
 from gateway_server import CANARY, KERNELSPEC
+from readable_python import open_directory, readable_python
 from serving import HANG_S
 from tools.errors import ToolError
 from tools.kernel_settings import KernelSettings
@@ -190,11 +191,16 @@ async def test_a_python_that_runs_no_kernels_is_told(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("isolation", ["none", "landlock"])
 async def test_the_isolation_is_what_the_kernelspec_says(tmp_path: Path, isolation: str) -> None:
-    if reason := open_kernels(KernelSettings(isolation=isolation)).unavailable():  # type: ignore[arg-type]
-        pytest.skip(f"NOT TESTED: {reason}")
-    async with _kernel(_specs(tmp_path, **_QUICKLY, isolation=isolation), tmp_path) as (_, client):
-        look = "try: print(len(open('/etc/passwd').read()) > 0)\nexcept OSError as error: print(type(error).__name__)"
-        assert await _said(client, look) == {"none": "True\n", "landlock": "PermissionError\n"}[isolation]
+    with open_directory() as place:
+        python = readable_python(place)
+        if reason := open_kernels(KernelSettings(isolation=isolation, python=python)).unavailable():  # type: ignore[arg-type]
+            pytest.skip(f"NOT TESTED: {reason}")
+        specs = _specs(tmp_path, **_QUICKLY, isolation=isolation, python=str(python))
+        async with _kernel(specs, tmp_path) as (_, client):
+            look = (
+                "try: print(len(open('/etc/passwd').read()) > 0)\nexcept OSError as error: print(type(error).__name__)"
+            )
+            assert await _said(client, look) == {"none": "True\n", "landlock": "PermissionError\n"}[isolation]
 
 
 def test_a_blocking_client_starts_uses_restarts_and_ends_a_kernel(specs: KernelSpecManager, tmp_path: Path) -> None:
