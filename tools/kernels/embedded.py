@@ -40,6 +40,9 @@ _WAITING_MESSAGES = 200
 #: A kernel that is ready answers within milliseconds, on a loaded machine within seconds.
 _GREETING_TIMEOUT_S = 30.0
 
+#: Its welcome comes within milliseconds; without it, it is asked so often.
+_WELCOME_S = 0.1
+
 #: A request beside its code. `silent` would keep the result from us; nobody is there to answer questions; and the next
 #: request is to run whatever became of this one.
 _EXECUTE = {
@@ -195,9 +198,20 @@ class EmbeddedKernel:
         """Returns when what the kernel puts out reaches us. ToolError if that does not happen."""
         try:
             async with asyncio.timeout(_GREETING_TIMEOUT_S):
-                await self._greeting.wait()
+                while not await self._is_greeted():
+                    # It welcomes each reader, but for one who comes while it writes: libzmq tells it of both at once,
+                    # and it looks for one. Asked for anything, it writes again.
+                    self._client.shell_channel.send(self._client.session.msg("kernel_info_request", {}))
         except TimeoutError:
             raise ToolError("A kernel started, and did not answer.") from None
+
+    async def _is_greeted(self) -> bool:
+        try:
+            async with asyncio.timeout(_WELCOME_S):
+                await self._greeting.wait()
+        except TimeoutError:
+            return False
+        return True
 
     def _connect(self) -> None:
         self._client = _Client(context=self._surroundings.context)
@@ -232,10 +246,9 @@ class EmbeddedKernel:
             except Exception:  # noqa: BLE001 - whatever it sends, it comes from a stranger's code
                 self._driver.end("It sent what is no message, so its kernel was killed.")
                 return
-            if message["msg_type"] == "iopub_welcome":
+            if name == "iopub":
                 self._greeting.set()
-            else:
-                self._driver.heard(name, message)
+            self._driver.heard(name, message)
 
     async def _interrupt(self) -> None:
         self._client.control_channel.send(self._client.session.msg("interrupt_request", {}))

@@ -8,6 +8,7 @@ takes a second. Whatever is slow at its first use is used once here, so that a k
 
 import base64
 import dataclasses
+import gc
 import importlib
 import json
 import os
@@ -91,6 +92,9 @@ def _kernel(start: dict[str, Any]) -> Any:
     known = {_KNOWN_AS[name]: module for name, module in loaded.items() if name in _KNOWN_AS}
     app.shell.push({name: importlib.import_module(name) for name in _KNOWN} | known, interactive=False)
     _warm(app.shell, known)
+    # What is loaded stays, and need not be looked at again and again: a figure makes objects enough for that.
+    gc.collect()
+    gc.freeze()
     if start["seccomp"] is not None:
         # It holds for all threads, and lets none connect to anything; the kernel has to connect to itself before.
         confinement.filter_system_calls(base64.b64decode(start["seccomp"]))
@@ -155,6 +159,8 @@ def _app(connection: dict[str, Any], *, pipe: bool) -> Any:
     settings.IPKernelApp.log_level = 50
     settings.HistoryManager.enabled = False
     settings.InteractiveShell.colors = "nocolor"
+    # Packing a figure as tightly as possible would take longer than to draw it.
+    settings.InlineBackend.print_figure_kwargs = {"bbox_inches": "tight", "pil_kwargs": {"compress_level": 1}}
     if "matplotlib" in sys.modules:
         settings.IPKernelApp.matplotlib = "inline"
     where = Path(os.environ["TMPDIR"]) / ".connection.json"
