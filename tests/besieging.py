@@ -114,6 +114,11 @@ async def _longest_silence(running: asyncio.Task[Outcome]) -> float:
     return longest_s
 
 
+def open_gap(why: str) -> pytest.MarkDecorator:
+    """Marks an attack that succeeds still; when it does no more, the test says so, and the mark is to go."""
+    return pytest.mark.xfail(reason=f"AN OPEN GAP: {why}", strict=True)
+
+
 @contextlib.asynccontextmanager
 async def besieged(isolation: Isolation = "auto", **settings: Any) -> AsyncIterator[Siege]:
     """Kernels with small limits, and whatever else is set; the environment has a key that nobody is to see."""

@@ -147,6 +147,8 @@ class Recipe:
                 "open_files": _OPEN_FILES,
             },
             "preload": settings.preload,
+            # Whoever waits for this very kernel would wait for that, too.
+            "warm": settings.pool > 0,
             "fonts": self.fonts,
             "landlock": self._landlock(places) if self.confines_itself else None,
             "seccomp": base64.b64encode(self.seccomp).decode() if self.seccomp else None,

@@ -3,7 +3,7 @@
     stdin: one JSON object, as `tools.kernels.starting` writes it      stdout: `ready`, or what went wrong
 
 With the argument `fonts` it prints matplotlib's list of fonts instead, which kernels are started with, as making one
-takes a second. Whatever is slow at its first use is used once here, so that a kernel out of the pool answers at once.
+takes a second. Whatever is slow at its first use is used once here for the pool, so that a kernel out of it answers at once.
 """
 
 import base64
@@ -91,7 +91,8 @@ def _kernel(start: dict[str, Any]) -> Any:
     app = _app(start["connection"], pipe=start["landlock"] is None)
     known = {_KNOWN_AS[name]: module for name, module in loaded.items() if name in _KNOWN_AS}
     app.shell.push({name: importlib.import_module(name) for name in _KNOWN} | known, interactive=False)
-    _warm(app.shell, known)
+    if start["warm"]:
+        _warm(app.shell, known)
     # What is loaded stays, and need not be looked at again and again: a figure makes objects enough for that.
     gc.collect()
     gc.freeze()
