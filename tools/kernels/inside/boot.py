@@ -3,7 +3,7 @@
     stdin: one JSON object, as `tools.kernels.starting` writes it      stdout: `ready`, or what went wrong
 
 With the argument `fonts` it prints matplotlib's list of fonts instead, which kernels are started with, as making one
-takes a second. For the pool, whatever is slow at its first use is used once here, so that who gets it waits for nothing.
+takes a second. For the pool, whatever is slow at its first use is used once here, so that nobody waits for that.
 """
 
 import base64
