@@ -109,6 +109,9 @@ class Pretend:
             case "die":
                 self.die()
 
+    async def settled(self) -> None:
+        pass
+
     async def put(self, name: str, path: Path) -> None:
         assert not self.is_paused
         if name in self.refuses:

@@ -75,7 +75,7 @@ def run_three(sandbox: Confined) -> None:
 
 def stopped(sandbox: Confined) -> bool:
     """True when all stand still; where others use the processors, it may take some tries."""
-    return any(processes.stop(sandbox.init) for _ in range(200))
+    return any(processes.stop(sandbox.init, root_too=False) for _ in range(200))
 
 
 def states(pids: list[int]) -> set[str]:
@@ -119,7 +119,7 @@ def test_what_has_gone_is_no_error() -> None:
         process.wait()
     assert descendants(process.pid) == []
     assert resident_bytes([process.pid]) == proportional_bytes([process.pid]) == 0
-    assert processes.stop(process.pid)
+    assert processes.stop(process.pid, root_too=False)
     processes.resume(process.pid)
     processes.kill(process.pid)
 
@@ -189,7 +189,7 @@ def test_nobody_survives_a_kill(sandbox: Confined, is_stopped: bool) -> None:
     run_three(sandbox)
     held = [os.pidfd_open(pid) for pid in descendants(sandbox.init)]
     if is_stopped:
-        processes.stop(sandbox.init)
+        processes.stop(sandbox.init, root_too=False)
     processes.kill(sandbox.init)
     assert len(held) >= 5
     wait_for_end(held)

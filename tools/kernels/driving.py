@@ -7,7 +7,8 @@ run -> send ... messages ... -> done
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable, Mapping
+from collections import Counter
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Any, Literal
 
 from tools.kernels.cells import Cell, CellLimits
@@ -16,9 +17,13 @@ from tools.outcomes import CellStatus, Outcome
 #: The kernel's answer is here, and nothing of the cell's output comes any more, not even that it was all: it is lost.
 _LOST_AFTER_S = 1.0
 
-#: Threads of earlier cells write what nobody reads. A kernel that puts out so many messages of it, from one cell to the
-#: end of the next, is ended: what is merely printed comes in a few each second.
-_MOST_UNASKED = 10_000
+#: A kernel that puts out so many times what a cell may does not merely say too much: it would keep us busy with nothing
+#: but reading it, and is ended.
+_ENDURED = 5
+
+#: Brackets in so many bytes of a message, from which on it may be built to be slow to read: 80 ns for each, in which
+#: nothing else is done. Figures and text have a few in all.
+_DENSE_BYTES_PER_BRACKET = 20
 
 Message = Mapping[str, Any]
 
@@ -48,7 +53,7 @@ class Driver:
         self._has_ended = False
         self._why: str | None = None
         self._notes: list[str] = []
-        self._unasked_messages = 0
+        self._came: Counter[str] = Counter()
         self._stopping: asyncio.Task[None] | None = None
 
     @property
@@ -58,14 +63,25 @@ class Driver:
 
     def heard(self, channel: Literal["iopub", "shell"], message: Message) -> None:
         """A message has come from the kernel."""
-        cell = self._cell
-        if cell is not None and cell.is_meant_by(message):
-            (cell.iopub if channel == "iopub" else cell.shell)(message)
+        if self._cell is not None:
+            (self._cell.iopub if channel == "iopub" else self._cell.shell)(message)
             self._news.set()
-            return
-        self._unasked_messages += 1
-        if self._unasked_messages > _MOST_UNASKED:
-            self.end("Something that an earlier cell left running wrote too much, so the kernel was killed.")
+
+    def admits(self, frames: Sequence[bytes]) -> bool:
+        """Counts what has come, before it is read, whichever cell it belongs to; False if it is not to be read."""
+        size_bytes = sum(map(len, frames))
+        brackets = sum(frame.count(b"[") + frame.count(b"{") for frame in frames)
+        is_dense = brackets * _DENSE_BYTES_PER_BRACKET > size_bytes > _DENSE_BYTES_PER_BRACKET * 100
+        self._came.update(messages=1, size_bytes=size_bytes, dense_bytes=size_bytes if is_dense else 0)
+        limits = self._limits
+        too_much = (
+            self._came["messages"] > _ENDURED * limits.messages
+            or self._came["size_bytes"] > _ENDURED * (limits.output_bytes + limits.images * limits.image_bytes)
+            or self._came["dense_bytes"] > _ENDURED * limits.output_bytes
+        )
+        if too_much:
+            self.end("It put out far more than it may, so its kernel was killed.")
+        return not too_much
 
     def end(self, why: str) -> None:
         """Kills the kernel; `why` is told as a note of its cell."""
@@ -83,12 +99,11 @@ class Driver:
         When it is cancelled, the cell is stopped behind it, and the next one waits for that.
         """
         began = time.monotonic()
-        if self._stopping is not None:
-            await asyncio.wait({self._stopping})
+        await self.settled()
         cell = Cell(msg_id, self._limits)
         if not self.alive:
             return self._outcome(cell, None, began)
-        self._unasked_messages = 0
+        self._came.clear()
         self._notes.clear()
         self._cell = cell
         try:
@@ -102,8 +117,8 @@ class Driver:
             if self._stopping is None or self._stopping.done():
                 self._cell = None
 
-    async def aclose(self) -> None:
-        """Waits until nothing runs any more; the kernel has been told to end."""
+    async def settled(self) -> None:
+        """Returns when a cell that was cancelled has ended, or its kernel has."""
         if self._stopping is not None:
             await asyncio.wait({self._stopping})
 

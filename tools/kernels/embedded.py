@@ -4,7 +4,7 @@ import asyncio
 import contextlib
 import os
 import secrets
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, TypeVar
@@ -22,13 +22,15 @@ from tools.kernels.starting import PORTS, Recipe, watch_limits
 from tools.outcomes import MadeFile, Outcome
 from tools.sandbox import processes
 from tools.sandbox.launching import Launcher, Sandbox
-from tools.sandbox.watching import Token, Watch
+from tools.sandbox.watching import Place, Token, Watch
 from tools.sandbox.workdir import Workdir
 
 T = TypeVar("T")
 
+Channel = Literal["shell", "iopub", "control"]
+
 #: The channels that we use. stdin is for questions to a person; that the kernel lives we see by its process.
-_CHANNELS = ("shell", "iopub", "control")
+_CHANNELS: tuple[Channel, ...] = ("shell", "iopub", "control")
 
 #: A message of a picture holds it in base64, and some words beside it.
 _BASE64_SHARE = 4 / 3
@@ -39,6 +41,9 @@ _WAITING_MESSAGES = 200
 
 #: A kernel that is ready answers within milliseconds, on a loaded machine within seconds.
 _GREETING_TIMEOUT_S = 30.0
+
+#: So long later a kernel that could not be stopped at once is stopped.
+_STOP_AGAIN_S = 0.5
 
 #: Its welcome comes within milliseconds; without it, it is asked so often.
 _WELCOME_S = 0.1
@@ -71,7 +76,7 @@ class _Client(AsyncKernelClient):
     Whatever that code puts in their place later, it leads nowhere.
     """
 
-    descriptors: dict[str, int]
+    descriptors: Mapping[str, int]
 
     def _make_url(self, channel: str) -> str:
         return f"ipc:///proc/self/fd/{self.descriptors[channel]}"
@@ -86,8 +91,6 @@ class Surroundings:
     context: zmq.asyncio.Context
     watch: Watch
     owner: int | None
-    #: True if nothing else lies in the file systems of their working directories.
-    own_file_systems: bool
 
     @property
     def settings(self) -> KernelSettings:
@@ -127,6 +130,7 @@ class EmbeddedKernel:
             max_files=settings.files,
             max_bytes=settings.file_bytes,
         )
+        self._places = [Place(path) for path in sandbox.outside.writable]
         self._driver = Driver(
             CellLimits(settings.output_bytes, settings.messages, settings.images, settings.image_bytes),
             settings.interrupt_grace_s,
@@ -135,8 +139,11 @@ class EmbeddedKernel:
             self._renew,
         )
         self._loop = asyncio.get_running_loop()
-        self._paths = {channel: _opened(sandbox.outside.run_dir, PORTS[channel]) for channel in _CHANNELS}
+        self._paths: dict[str, int] = {
+            channel: _opened(sandbox.outside.run_dir, PORTS[channel]) for channel in _CHANNELS
+        }
         self._watched: Token | None = None
+        self._is_paused = False
         self._connect()
         sandbox.on_end(self._driver.ended)
         self.resume()
@@ -155,6 +162,10 @@ class EmbeddedKernel:
 
         return await self._driver.run(request["header"]["msg_id"], send, time_s)
 
+    async def settled(self) -> None:
+        """As `Kernel` says."""
+        await self._driver.settled()
+
     async def put(self, name: str, path: Path) -> None:
         """As `Kernel` says."""
         await _in_thread(lambda: self._files.put(name, path))
@@ -172,12 +183,13 @@ class EmbeddedKernel:
     def pause(self) -> None:
         """As `Kernel` says."""
         if self.alive:
-            self._unwatch()
-            processes.stop(self._sandbox.root_pid)
+            self._is_paused = True
+            self._stop()
 
     def resume(self) -> None:
         """As `Kernel` says."""
         if self.alive:
+            self._is_paused = False
             processes.resume(self._sandbox.root_pid)
             self._watch()
 
@@ -185,11 +197,14 @@ class EmbeddedKernel:
         """As `Kernel` says."""
         self._unwatch()
         await self._sandbox.aclose()
-        await self._driver.aclose()
+        await self._driver.settled()
         await self._disconnect()
         for descriptor in self._paths.values():
             os.close(descriptor)
         self._paths.clear()
+        for place in self._places:
+            place.close()
+        self._places.clear()
         await asyncio.to_thread(self._files.close)
 
     # -- the connection ----------------------------------------------------------------------------------------
@@ -199,6 +214,8 @@ class EmbeddedKernel:
         try:
             async with asyncio.timeout(_GREETING_TIMEOUT_S):
                 while not await self._is_greeted():
+                    if not self.alive:
+                        raise ToolError("A kernel started, and ended at once.")
                     # It welcomes each reader, but for one who comes while it writes: libzmq tells it of both at once,
                     # and it looks for one. Asked for anything, it writes again.
                     self._client.shell_channel.send(self._client.session.msg("kernel_info_request", {}))
@@ -221,7 +238,7 @@ class EmbeddedKernel:
         self._client.session.digest_history_size = 0
         self._client.start_channels(stdin=False, hb=False)
         self._greeting = asyncio.Event()
-        self._readers = [asyncio.create_task(self._read("shell")), asyncio.create_task(self._read("iopub"))]
+        self._readers = [asyncio.create_task(self._read(channel)) for channel in _CHANNELS]
 
     async def _disconnect(self) -> None:
         for reader in self._readers:
@@ -236,11 +253,15 @@ class EmbeddedKernel:
         with contextlib.suppress(ToolError):
             await self.greeted()
 
-    async def _read(self, name: Literal["shell", "iopub"]) -> None:
-        channel = self._client.shell_channel if name == "shell" else self._client.iopub_channel
+    async def _read(self, name: Channel) -> None:
+        channel = getattr(self._client, f"{name}_channel")
         session = self._client.session
         while True:
             frames = await channel.socket.recv_multipart()
+            # Others get their turn, however much there is to be read.
+            await asyncio.sleep(0)
+            if not self._driver.admits(frames):
+                continue
             try:
                 message = session.deserialize(session.feed_identities(frames)[1])
             except Exception:  # noqa: BLE001 - whatever it sends, it comes from a stranger's code
@@ -248,19 +269,29 @@ class EmbeddedKernel:
                 return
             if name == "iopub":
                 self._greeting.set()
-            self._driver.heard(name, message)
+            if name != "control":
+                # There only our interrupts are answered.
+                self._driver.heard(name, message)
 
     async def _interrupt(self) -> None:
         self._client.control_channel.send(self._client.session.msg("interrupt_request", {}))
 
     # -- its processes -----------------------------------------------------------------------------------------
 
+    def _stop(self) -> None:
+        # It starts processes faster than they are found, or the machine is busy: it is watched until it stands still.
+        if self._is_paused and self.alive:
+            if processes.stop(self._sandbox.root_pid, root_too=bool(self._places)):
+                self._unwatch()
+            else:
+                self._loop.call_later(_STOP_AGAIN_S, self._stop)
+
     def _watch(self) -> None:
         self._unwatch()
         self._watched = self._surroundings.watch.add(
             self._sandbox.root_pid,
-            watch_limits(self._surroundings.settings),
-            [self._files] if self._surroundings.own_file_systems else [],
+            watch_limits(self._surroundings.settings, apart=bool(self._places)),
+            self._places,
             self._exceeded,
         )
 

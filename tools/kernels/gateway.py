@@ -144,6 +144,10 @@ class GatewayKernel:
             outcome = replace(outcome, notes=(*outcome.notes, _LOST))
         return outcome
 
+    async def settled(self) -> None:
+        """As `Kernel` says."""
+        await self._driver.settled()
+
     async def put(self, name: str, path: Path) -> None:
         """As `Kernel` says."""
         await self._files.put(name, path)
@@ -167,7 +171,7 @@ class GatewayKernel:
         self._kill()
         tasks = (self._reader, self._resuming, self._interrupting, self._ending)
         await asyncio.wait({task for task in tasks if task is not None})
-        await self._driver.aclose()
+        await self._driver.settled()
 
     # -- questions of ours -------------------------------------------------------------------------------------
 
@@ -253,7 +257,9 @@ class GatewayKernel:
             while self.alive and await self._connect():
                 assert self._socket is not None
                 async for frame in self._socket:
-                    if frame.type is aiohttp.WSMsgType.TEXT:
+                    # Others get their turn, however much there is to be read.
+                    await asyncio.sleep(0)
+                    if frame.type is aiohttp.WSMsgType.TEXT and self._driver.admits([frame.data.encode()]):
                         self._hear(frame.data)
                         _acknowledge(self._socket)
                 self._connected.clear()

@@ -21,6 +21,10 @@ class Kernel(Protocol):
         """
         ...
 
+    async def settled(self) -> None:
+        """Returns when a cell that was cancelled has ended; only then it is certain whether the kernel lives on."""
+        ...
+
     async def put(self, name: str, path: Path) -> None:
         """Puts a copy of the file at `path` into the working directory, in place of what has that name there.
 

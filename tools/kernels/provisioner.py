@@ -30,8 +30,7 @@ from tools.kernel_settings import Isolation, KernelSettings
 from tools.kernels.starting import PORTS, Recipe, isolation_for, recipe_for, watch_limits
 from tools.sandbox.isolation import Found
 from tools.sandbox.launching import Sandbox
-from tools.sandbox.watching import Token, Watch
-from tools.sandbox.workdir import Workdir
+from tools.sandbox.watching import Place, Token, Watch
 
 logger = logging.getLogger(__name__)
 
@@ -191,23 +190,23 @@ class _Kernel:
         sandbox.on_end(lambda: self.gone.set_result(None))
         self._watch = watch
         self._watched: Token | None = None
-        self._files: Workdir | None = None
+        self._places: list[Place] = []
 
-    async def begin(self, links: _Links, settings: KernelSettings, *, own_file_system: bool) -> None:
-        """Waits until it listens. ToolError if it does not. `own_file_system`: nobody else's files are in its own."""
+    async def begin(self, links: _Links, settings: KernelSettings) -> None:
+        """Waits until it listens. ToolError if it does not."""
         await self.sandbox.ready()
         links.lead_to(self.sandbox.outside.run_dir)
-        self._files = Workdir(os.open(self.sandbox.outside.workdir, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC))
-        places = [self._files] if own_file_system else []
-        self._watched = self._watch.add(self.sandbox.root_pid, watch_limits(settings), places, self._exceeded)
+        self._places = [Place(path) for path in self.sandbox.outside.writable]
+        limits = watch_limits(settings, apart=bool(self._places))
+        self._watched = self._watch.add(self.sandbox.root_pid, limits, self._places, self._exceeded)
 
     async def aclose(self) -> None:
         """Ends it."""
         if self._watched is not None:
             self._watch.remove(self._watched)
         await self.sandbox.aclose()
-        if self._files is not None:
-            self._files.close()
+        for place in self._places:
+            place.close()
 
     def _exceeded(self, what: str) -> None:
         self.sandbox.kill()
@@ -218,7 +217,7 @@ async def _launched(settings: KernelSettings, links: _Links) -> _Kernel:
     found, recipe = await _background().kind(settings)
     kernel = _Kernel(await found.launcher.launch(recipe.kernel(links.key)), _background().watch)
     try:
-        await kernel.begin(links, settings, own_file_system=found.name == "bwrap")
+        await kernel.begin(links, settings)
     except BaseException:
         await kernel.aclose()
         raise

@@ -135,7 +135,6 @@ class EmbeddedKernels(_Kernels):
             sockets_of(self.settings),
             Watch(),
             found.launcher.owner,
-            own_file_systems=found.name == "bwrap",
         )
 
 

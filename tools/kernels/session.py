@@ -104,6 +104,8 @@ class Session:
             self._is_paused = True
 
     async def _running(self) -> Kernel:
+        if self.kernel is not None:
+            await self.kernel.settled()
         if self.kernel is None:
             self.kernel = await self._fresh()
         elif not self.kernel.alive:

@@ -60,6 +60,9 @@ _FONT_LIST_BYTES = 50_000_000
 #: Each file costs the system a kilobyte of memory beside what is in it, and no limit of size counts that.
 _MOST_INODES = 50_000
 
+#: A kernel has some 40, and each can hold some 0.4 MB that no process is seen to have.
+_MOST_SOCKETS = 300
+
 #: The sockets of a kernel, by the channel that each is for: the path of each ends in its number.
 PORTS: Mapping[str, int] = {"shell": 1, "iopub": 2, "stdin": 3, "control": 4, "hb": 5}
 
@@ -147,6 +150,8 @@ class Recipe:
                 "open_files": _OPEN_FILES,
             },
             "preload": settings.preload,
+            # Twice what is wanted: whoever reads it sees for certain that it is too much.
+            "output_chars": 2 * settings.output_bytes,
             # Whoever waits for this very kernel would wait for that, too.
             "warm": settings.pool > 0,
             "fonts": self.fonts,
@@ -204,6 +209,6 @@ async def _fonts(found: Found, recipe: Recipe) -> Mapping[str, str] | None:
     return told
 
 
-def watch_limits(settings: KernelSettings) -> WatchLimits:
-    """What all processes of such a kernel may use together."""
-    return WatchLimits(settings.memory_bytes, settings.processes, _MOST_INODES)
+def watch_limits(settings: KernelSettings, *, apart: bool) -> WatchLimits:
+    """What all processes of such a kernel may use together; `apart`: they have a network of their own."""
+    return WatchLimits(settings.memory_bytes, settings.processes, _MOST_INODES, _MOST_SOCKETS if apart else None)

@@ -18,10 +18,16 @@ RUN_DIR = "/run"
 #: For temporary files.
 TMP_DIR = "/tmp"  # noqa: S108 - inside the sandbox
 
+#: For what processes share: multiprocessing's semaphores.
+SHM_DIR = "/dev/shm"  # noqa: S108 - inside the sandbox
+
+#: All that can be written to.
+WRITABLE = (WORKDIR, RUN_DIR, TMP_DIR, SHM_DIR)
+
 #: Who the program is inside; outside it is whoever started the sandbox.
 USER_ID = 1000
 
-#: Room below /tmp, /dev/shm and /run: for temporary files, for multiprocessing's semaphores, and for sockets.
+#: Room below /tmp, /dev/shm and /run: for temporary files, for what is shared, and for sockets.
 _TMP_BYTES = 64 << 20
 _SHM_BYTES = 64 << 20
 _RUN_BYTES = 1 << 20
@@ -75,7 +81,9 @@ def arguments(view: View, descriptors: Descriptors, command: Sequence[str]) -> l
         *_system(),
         *(word for path, outside in view.readable.items() for word in ("--ro-bind", outside, path)),
         *(["--proc", "/proc"] if view.real_proc else _bare_proc(command[0])),
-        *("--dev", "/dev", *_tmpfs("/dev/shm", _SHM_BYTES)),  # noqa: S108 - inside the sandbox
+        # The device of zeros, shared, is memory that no limit counts.
+        *("--dev", "/dev", "--dev-bind", "/dev/null", "/dev/zero"),
+        *_tmpfs(SHM_DIR, _SHM_BYTES),
         *_tmpfs(WORKDIR, view.disk_bytes),
         *(word for path, number in descriptors.files.items() for word in ("--ro-bind-data", str(number), path)),
         # Both are tmpfs, of half the machine's memory: last, as nothing can be mounted behind it.

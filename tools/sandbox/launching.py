@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import os
+import resource
 import signal
 import subprocess
 import threading
@@ -26,6 +27,10 @@ _START_TIMEOUT_S = 60.0
 _MOST_SAID_BYTES = 4000
 
 
+#: The first process of a sandbox has a tenth of this.
+_ROOT_BYTES = 10_000_000
+
+
 @dataclass(frozen=True, slots=True)
 class Places:
     """Where a program in the sandbox works, and where it makes its sockets and its temporary files."""
@@ -33,6 +38,8 @@ class Places:
     workdir: str
     run_dir: str
     tmp_dir: str
+    #: All that it can write to, if nobody else can: then what is there is its own.
+    writable: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,6 +119,11 @@ class Sandbox:
         if said.strip() != b"ready":
             said += await self._read(lambda output: output.read(_MOST_SAID_BYTES))
             raise ToolError(f"A program did not start in the sandbox: {said.decode('utf-8', 'replace').strip()}")
+        if self._warden is None:
+            # It waits for processes and does nothing else; taken over, it is not to do more. The program has its own.
+            # Root in a container may not do that, and the watch is there for all.
+            with contextlib.suppress(PermissionError):
+                resource.prlimit(self.root_pid, resource.RLIMIT_DATA, (_ROOT_BYTES, _ROOT_BYTES))
 
     async def all_said(self, most_bytes: int) -> bytes:
         """All that it writes, `most_bytes` at most."""

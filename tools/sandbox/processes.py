@@ -94,6 +94,13 @@ def _of_memory(pid: int, name: str) -> str:
     return ""
 
 
+def used_sockets(pid: int) -> int:
+    """The sockets in the network namespace of this process; 0 if it has gone."""
+    # sockets: used 42
+    words = _read(f"/proc/{pid}/net/sockstat").split(maxsplit=3)
+    return int(words[2]) if len(words) > 2 else 0
+
+
 def _threads(pid: int) -> list[str]:
     with suppress(OSError):
         return [thread.name for thread in Path(f"/proc/{pid}/task").iterdir()]
@@ -128,13 +135,23 @@ def _read(path: str) -> str:
 # -- signals -----------------------------------------------------------------------------------------------
 
 
-def stop(pid: int) -> bool:
-    """Stops all descendants, not init itself; False if some run on: they fork too fast, or wait for a processor."""
-    return _send_to_all(pid, signal.SIGSTOP)
+def stop(pid: int, *, root_too: bool) -> bool:
+    """Stops all descendants; False if some run on: they fork too fast, or wait for a processor.
+
+    `root_too`: and then init itself. Who is inside can make it run what is not ours, as it is of the same user.
+    """
+    if not _send_to_all(pid, signal.SIGSTOP):
+        return False
+    if root_too:
+        with suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGSTOP)
+    return True
 
 
 def resume(pid: int) -> None:
-    """Lets all descendants run on."""
+    """Lets all run on."""
+    with suppress(ProcessLookupError):
+        os.kill(pid, signal.SIGCONT)
     members = descendants(pid)
     for one in members[1:]:
         _send(one, members, signal.SIGCONT)

@@ -50,6 +50,7 @@ _NUMBERS: Mapping[str, tuple[int | None, int | None]] = {
     "fchmodat2": (452, 452),
     "fchmod": (91, 52),
     "fchown": (93, 55),
+    "fcntl": (72, 25),
     "fchownat": (260, 54),
     "fremovexattr": (199, 16),
     "fsetxattr": (190, 7),
@@ -80,6 +81,7 @@ _NUMBERS: Mapping[str, tuple[int | None, int | None]] = {
     "memfd_create": (319, 279),
     "memfd_secret": (447, 447),
     "modify_ldt": (154, None),
+    "mmap": (9, 222),
     "mount": (165, 40),
     "mount_setattr": (442, 442),
     "move_mount": (429, 429),
@@ -117,6 +119,7 @@ _NUMBERS: Mapping[str, tuple[int | None, int | None]] = {
     "semtimedop": (220, 192),
     "setns": (308, 268),
     "setpriority": (141, 140),
+    "setsockopt": (54, 208),
     "settimeofday": (164, 170),
     "setxattr": (188, 5),
     "setxattrat": (463, 463),
@@ -129,6 +132,7 @@ _NUMBERS: Mapping[str, tuple[int | None, int | None]] = {
     "swapoff": (168, 225),
     "swapon": (167, 224),
     "syslog": (103, 116),
+    "timer_create": (222, 107),
     "umount2": (166, 39),
     "unshare": (272, 97),
     "userfaultfd": (323, 282),
@@ -143,6 +147,11 @@ _CLONE_FS, _CLONE_FILES, _CLONE_SYSVSEM = 0x200, 0x400, 0x40000
 _NEW_NAMESPACES = 0x00020000 | 0x02000000 | 0x04000000 | 0x08000000 | 0x10000000 | 0x20000000 | 0x40000000
 
 _PER_LINUX, _PERSONALITY_ASKED = 0, 0xFFFFFFFF
+_SHARED_AND_ANONYMOUS = 0x01 | 0x20
+_F_SETSIG = 10
+_SOL_SOCKET = 1
+#: SO_SNDBUF, SO_RCVBUF, and both with FORCE.
+_BUFFER_SIZES = (7, 8, 32, 33)
 #: They type into the terminal that they are run from, change how it is read, or load a line discipline into the kernel.
 _TIOCSTI, _TIOCLINUX, _TIOCSETD = 0x5412, 0x541C, 0x5423
 
@@ -210,6 +219,15 @@ _RULES = (
     _Rule(_ENOSYS, ("memfd_create", "memfd_secret")),
     _Rule(_EPERM, ("shmget", "shmat", "shmctl", "shmdt", "semget", "semop", "semctl", "semtimedop")),
     _Rule(_EPERM, ("msgget", "msgsnd", "msgrcv", "msgctl")),
+    # Shared memory without a file stays whole while one page of it is mapped, and only that page is counted.
+    _Rule(_EPERM, ("mmap",), (_Argument(3, within=(_SHARED_AND_ANONYMOUS,), mask=_SHARED_AND_ANONYMOUS),)),
+    # Attributes of files in memory are memory, too, and buffers of sockets.
+    _Rule(_EOPNOTSUPP, ("setxattr", "lsetxattr", "fsetxattr", "setxattrat", "file_setattr")),
+    _Rule(_EOPNOTSUPP, ("removexattr", "lremovexattr", "fremovexattr", "removexattrat")),
+    _Rule(_EPERM, ("setsockopt",), (_Argument(1, within=(_SOL_SOCKET,)), _Argument(2, within=_BUFFER_SIZES))),
+    # By these a process that has been stopped would send itself the signal to go on.
+    _Rule(_EPERM, ("timer_create",)),
+    _Rule(_EPERM, ("fcntl",), (_Argument(1, within=(_F_SETSIG,)),)),
     # Network namespaces do not hold for all families: AF_VSOCK and AF_ALG, for example.
     _Rule(
         _EAFNOSUPPORT,
@@ -235,8 +253,6 @@ _WITHOUT_NAMESPACES = (
     # done, as shutil.copy fails otherwise; through descriptors, too, as what is only to be read can be opened.
     _Rule(_error(0), ("chmod", "fchmod", "fchmodat", "fchmodat2", "chown", "fchown", "lchown", "fchownat")),
     _Rule(_error(0), ("utime", "utimes", "futimesat", "utimensat")),
-    _Rule(_EOPNOTSUPP, ("setxattr", "lsetxattr", "fsetxattr", "setxattrat", "file_setattr")),
-    _Rule(_EOPNOTSUPP, ("removexattr", "lremovexattr", "fremovexattr", "removexattrat")),
     # It tells the names of files in directories that cannot be read.
     _Rule(_ENOSYS, ("inotify_init", "inotify_init1")),
     # Other processes may belong to the same user, too: only 0, oneself, is left.

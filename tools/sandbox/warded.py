@@ -51,7 +51,8 @@ class Warded:
 
     def _spawn(self, program: Program) -> tuple["subprocess.Popen[bytes]", int, int, Places]:
         directory = Path(tempfile.mkdtemp(prefix="florette-kernel-", dir=self.root))
-        places = Places(*(str(directory / name) for name in ("data", "run", "tmp")))
+        workdir, run_dir, tmp_dir = (str(directory / name) for name in ("data", "run", "tmp"))
+        places = Places(workdir, run_dir, tmp_dir)
         files = directory / "files"
         for path in (files, *map(Path, (places.workdir, places.run_dir, places.tmp_dir))):
             path.mkdir(mode=0o700)

@@ -9,7 +9,8 @@ from dataclasses import dataclass
 from itertools import count
 from typing import Literal, NewType, Protocol
 
-from tools.sandbox.processes import family, proportional_bytes, resident_bytes
+from tools.sandbox.processes import family, proportional_bytes, resident_bytes, used_sockets
+from tools.sandbox.system_calls import used_inodes
 
 logger = logging.getLogger(__name__)
 
@@ -30,6 +31,21 @@ class HasInodes(Protocol):
         ...
 
 
+class Place:
+    """A directory, by its path. OSError if it is not there."""
+
+    def __init__(self, path: str) -> None:
+        self._descriptor = os.open(path, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+
+    def used_inodes(self) -> int:
+        """As HasInodes says."""
+        return used_inodes(self._descriptor)
+
+    def close(self) -> None:
+        """Lets go of it, once nobody watches it any more."""
+        os.close(self._descriptor)
+
+
 @dataclass(frozen=True, slots=True)
 class WatchLimits:
     """What one sandbox may have; `processes`: with all threads, and `inodes` on all its file systems together."""
@@ -37,9 +53,11 @@ class WatchLimits:
     memory_bytes: int
     processes: int
     inodes: int
+    #: In its own namespace of networks, unix sockets included; None: it has none.
+    sockets: int | None = None
 
 
-Excess = Literal["memory", "processes", "inodes"]
+Excess = Literal["memory", "processes", "inodes", "sockets"]
 
 #: A sandbox that is being watched.
 Token = NewType("Token", int)
@@ -102,6 +120,8 @@ class _Watched:
             return "memory"
         if sum(place.used_inodes() for place in self._places) > self._limits.inodes:
             return "inodes"
+        if self._limits.sockets is not None and used_sockets(self._pid) > self._limits.sockets:
+            return "sockets"
         return None
 
     def _has_too_much(self, pids: Sequence[int]) -> bool:

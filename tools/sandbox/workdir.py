@@ -179,6 +179,10 @@ class Workdir:
             source = _opened(theirs, path)
         if source:
             with source:
+                # What is long and empty takes no room where it is, and all of it here: many of those are not tried.
+                free = os.fstatvfs(root)
+                if os.fstat(source.fileno()).st_size > free.f_bavail * free.f_frsize:
+                    raise ToolError(f"There is no room left in the working directory for {_told(path)!r}.")
                 self._put(root, path, source)
 
     # -- out -----------------------------------------------------------------------------------------------

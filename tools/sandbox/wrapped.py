@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from tools.errors import ToolError
-from tools.sandbox.bubblewrap import RUN_DIR, TMP_DIR, WORKDIR, Descriptors, View, arguments
+from tools.sandbox.bubblewrap import RUN_DIR, TMP_DIR, WORKDIR, WRITABLE, Descriptors, View, arguments
 from tools.sandbox.launching import LAUNCHER, Places, Program, Sandbox, in_memory
 
 #: Root would be exempt from the limit of processes, so its sandboxes belong to a user that nobody is: above those that
@@ -72,7 +72,8 @@ class Bubblewrap:
             if root_pid is None:
                 raise ToolError(f"There is no sandbox: {await asyncio.to_thread(_said, process)}")
             root = f"/proc/{root_pid}/root"
-            return Sandbox(process, root_pid, Places(root + WORKDIR, root + RUN_DIR, root + TMP_DIR))
+            writable = tuple(root + path for path in WRITABLE)
+            return Sandbox(process, root_pid, Places(root + WORKDIR, root + RUN_DIR, root + TMP_DIR, writable))
         except BaseException:
             process.kill()
             process.wait()

@@ -7,12 +7,15 @@ takes a second. For the pool, whatever is slow at its first use is used once her
 """
 
 import base64
+import contextlib
+import contextvars
 import dataclasses
 import gc
 import importlib
 import json
 import os
 import sys
+import threading
 import traceback
 from pathlib import Path
 from typing import Any
@@ -53,6 +56,9 @@ def main() -> None:
     """Starts what the arguments ask for, and tells whoever reads stdout how that went."""
     # What whoever started us had open is not for the user's code.
     os.closerange(3, _INHERITED)
+    with contextlib.suppress(OSError):
+        # Where memory is short for all, a kernel goes first.
+        Path("/proc/self/oom_score_adj").write_text("1000")
     own = Path(os.environ["TMPDIR"])
     os.environ |= {"MPLCONFIGDIR": str(own / "matplotlib"), "IPYTHONDIR": str(own / "ipython")}
     if sys.argv[1:] == ["fonts"]:
@@ -88,7 +94,7 @@ def _kernel(start: dict[str, Any]) -> Any:
         _choose_fonts()
     if "pandas" in loaded:
         loaded["pandas"].set_option("display.width", _TABLE_COLUMNS)
-    app = _app(start["connection"], pipe=start["landlock"] is None)
+    app = _app(start["connection"], start["output_chars"], pipe=start["landlock"] is None)
     known = {_KNOWN_AS[name]: module for name, module in loaded.items() if name in _KNOWN_AS}
     app.shell.push({name: importlib.import_module(name) for name in _KNOWN} | known, interactive=False)
     if start["warm"]:
@@ -96,6 +102,7 @@ def _kernel(start: dict[str, Any]) -> Any:
     # What is loaded stays, and need not be looked at again and again: a figure makes objects enough for that.
     gc.collect()
     gc.freeze()
+    _keep_threads_apart()
     if start["seccomp"] is not None:
         # It holds for all threads, and lets none connect to anything; the kernel has to connect to itself before.
         confinement.filter_system_calls(base64.b64decode(start["seccomp"]))
@@ -127,7 +134,7 @@ def _silence() -> None:
     os.close(nowhere)
 
 
-def _app(connection: dict[str, Any], *, pipe: bool) -> Any:
+def _app(connection: dict[str, Any], output_chars: int, *, pipe: bool) -> Any:
     kernelapp = importlib.import_module("ipykernel.kernelapp")
     iostream = importlib.import_module("ipykernel.iostream")
     config = importlib.import_module("traitlets.config").Config
@@ -147,11 +154,22 @@ def _app(connection: dict[str, Any], *, pipe: bool) -> Any:
             self.iopub_socket = self.iopub_thread.background_socket
 
     class Stream(iostream.OutStream):  # type: ignore[misc, name-defined]
-        """What is written; half a character of UTF-16 would break the message that carries it."""
+        """What is written, as long as anybody wants it: what waits to be sent takes memory, too."""
+
+        written = 0
 
         def write(self, string: str) -> Any:
-            whole = string if not isinstance(string, str) else string.encode("utf-8", "replace").decode()
-            return super().write(whole)
+            if not isinstance(string, str):
+                # It raises what is due.
+                return super().write(string)
+            Stream.written += len(string)
+            if Stream.written > output_chars:
+                return len(string)
+            # Half a character of UTF-16 would break the message that carries it.
+            return super().write(string.encode("utf-8", "replace").decode())
+
+    def begin() -> None:
+        Stream.written = 0
 
     # It is named there, and found by that name.
     setattr(iostream, "Stream", Stream)  # noqa: B010 - a type checker knows that it is not there
@@ -168,9 +186,22 @@ def _app(connection: dict[str, Any], *, pipe: bool) -> Any:
     where.write_text(json.dumps(connection), "utf-8")
     app = App.instance(config=settings)
     app.initialize(["-f", str(where)])
+    app.shell.events.register("pre_execute", begin)
     # Python runs isolated, so IPython leaves it out: modules of the user's own are to be found.
     sys.path.insert(0, "")
     return app
+
+
+def _keep_threads_apart() -> None:
+    # What a thread writes belongs to the cell that started it, also while a later one runs: ipykernel asks the context.
+    start = threading.Thread.start
+
+    def start_in_context(thread: threading.Thread) -> None:
+        context, run = contextvars.copy_context(), thread.run
+        setattr(thread, "run", lambda: context.run(run))  # noqa: B010
+        start(thread)
+
+    setattr(threading.Thread, "start", start_in_context)  # noqa: B010 - no type checker would have it
 
 
 def _warm(shell: Any, known: dict[str, Any]) -> None:
