@@ -53,20 +53,22 @@ REFUSED = {
     **dict.fromkeys([(304, 265), (300, 262), (101, 117), (310, 270), (311, 271), (440, 440), (438, 438)], EPERM),
     **dict.fromkeys([(308, 268), (321, 280), (298, 241), (323, 282), (250, 219), (248, 217)], EPERM),
     **dict.fromkeys([(246, 104), (320, 294), (313, 273), (169, 142), (103, 116), (227, 112), (305, 266)], EPERM),
-    **dict.fromkeys([(29, 194), (30, 196), (64, 190), (68, 186), (71, 187)], EPERM),
+    **dict.fromkeys([(29, 194), (30, 196), (64, 190), (68, 186), (71, 187), (222, 107)], EPERM),
+    **dict.fromkeys([(188, 5), (189, 6), (190, 7), (197, 14), (463, 463), (466, 466), (469, 469)], EOPNOTSUPP),
     **dict.fromkeys([(435, 435), (425, 425), (426, 426), (427, 427), (319, 279), (447, 447)], ENOSYS),
 }
 #: The same for code without namespaces of its own.
 REFUSED_TOO = {
     (42, 203): EPERM,
     **dict.fromkeys([(268, 53), (452, 452), (91, 52), (260, 54), (280, 88)], DONE),
-    **dict.fromkeys([(188, 5), (197, 14), (463, 463), (469, 469)], EOPNOTSUPP),
     (294, 26): ENOSYS,
 }
-#: read, write, mmap, futex, execve, openat, kill, epoll_pwait, accept4, eventfd2; pipe2, getrandom, seccomp, Landlock.
+#: read, write, munmap, futex, execve, openat, kill, epoll_pwait, accept4, eventfd2; pipe2, getrandom, seccomp, Landlock;
+#: getsockopt, timerfd_create, setitimer, getxattr, listxattr.
 HONEST = [
-    *[(0, 63), (1, 64), (9, 222), (202, 98), (59, 221), (257, 56), (62, 129), (281, 22), (288, 242), (290, 19)],
+    *[(0, 63), (1, 64), (11, 215), (202, 98), (59, 221), (257, 56), (62, 129), (281, 22), (288, 242), (290, 19)],
     *[(293, 59), (318, 278), (317, 277), (444, 444), (445, 445), (446, 446)],
+    *[(55, 209), (283, 85), (38, 103), (191, 8), (194, 11)],
 ]
 
 
@@ -158,7 +160,8 @@ io_uring_setup io_uring_enter io_uring_register
 create_module init_module finit_module delete_module query_module kexec_load kexec_file_load reboot swapon swapoff acct
 quotactl quotactl_fd syslog settimeofday clock_settime adjtimex clock_adjtime iopl ioperm modify_ldt
 memfd_create memfd_secret shmget shmat shmctl shmdt semget semop semctl semtimedop msgget msgsnd msgrcv msgctl
-socket socketpair
+mmap setxattr lsetxattr fsetxattr setxattrat file_setattr removexattr lremovexattr fremovexattr removexattrat
+timer_create socket socketpair
 """,
     )
 )
@@ -167,7 +170,6 @@ NAMES_TOO = set(
         r"\w+",
         """
 connect chmod fchmod fchmodat fchmodat2 chown fchown lchown fchownat utime utimes futimesat utimensat
-setxattr lsetxattr fsetxattr setxattrat file_setattr removexattr lremovexattr fremovexattr removexattrat
 inotify_init inotify_init1 prlimit64 sched_setaffinity sched_setattr sched_setparam sched_setscheduler
 setpriority ioprio_set
 """,
@@ -188,7 +190,8 @@ def test_these_and_no_others_are_refused(machine: str, network: bool) -> None:
     found = re.findall(r"^#define __NR(?:3264)?_(\w+)\s+(\d+)$", header.read_text(), re.MULTILINE)
     numbers = {name: int(number) for name, number in found}
     assert len(numbers) > 200
-    # All bits set: another process, new namespaces, an unknown family; but a personality that is only asked for.
+    # All bits set: another process, new namespaces, an unknown family; but a personality that is only asked for, and no
+    # option or command that there is.
     refused = {
         name for name, number in numbers.items() if verdict(machine, number, *[2**64 - 1] * 6, network=network) != ALLOW
     }
@@ -230,6 +233,64 @@ def test_a_personality_may_be_asked_for_and_be_linux(machine: str, persona: int,
     assert verdict(machine, number, high) == verdict(machine, number, high | 0xFFFFFFFF) == ALLOW
     assume(persona not in (0, 0xFFFFFFFF))
     assert verdict(machine, number, high | persona) == EPERM
+
+
+SHARED, PRIVATE, ANONYMOUS = 0x01, 0x02, 0x20
+
+
+@BOTH
+@given(flags=WORDS, file=WORDS, rest=ARGUMENTS, network=st.booleans())
+def test_memory_is_shared_through_a_file_only(
+    machine: str, flags: int, file: int, rest: tuple[int, ...], network: bool
+) -> None:
+    def asked(flags: int) -> int:
+        return verdict(machine, (9, 222)[MACHINES.index(machine)], *rest[:3], flags, file, rest[5], network=network)
+
+    # MAP_SHARED_VALIDATE is both of SHARED and PRIVATE.
+    assert asked(flags | SHARED | ANONYMOUS) == EPERM
+    assert asked(flags & ~ANONYMOUS | SHARED) == ALLOW
+    assert asked(flags & ~SHARED | PRIVATE | ANONYMOUS) == ALLOW
+    assert asked(flags) == (EPERM if flags & SHARED and flags & ANONYMOUS else ALLOW)
+
+
+@BOTH
+@given(
+    level=st.integers(0, 2**32 - 1) | st.sampled_from([0, 1, 6]),
+    option=st.integers(0, 2**32 - 1) | st.integers(0, 90),
+    high=HIGH_HALVES,
+    rest=ARGUMENTS,
+    network=st.booleans(),
+)
+def test_the_buffers_of_sockets_are_not_set(
+    machine: str, level: int, option: int, high: int, rest: tuple[int, ...], network: bool
+) -> None:
+    def asked(level: int, option: int) -> int:
+        arguments = (rest[0], high | level, high | option, *rest[3:])
+        return verdict(machine, (54, 208)[MACHINES.index(machine)], *arguments, network=network)
+
+    # SO_SNDBUF, SO_RCVBUF, and both with FORCE.
+    buffers = (7, 8, 32, 33)
+    assert {asked(1, one) for one in buffers} == {EPERM}
+    assert asked(level, option) == (EPERM if level == 1 and option in buffers else ALLOW)
+    # SO_REUSEADDR, SO_RCVTIMEO and SO_SNDTIMEO; TCP_NODELAY, and a TCP_USER_TIMEOUT beside it.
+    assert {asked(1, one) for one in (2, 20, 21)} | {asked(6, one) for one in (1, 18)} == {ALLOW}
+
+
+@BOTH
+@given(
+    command=st.integers(0, 2**32 - 1) | st.integers(0, 20), high=HIGH_HALVES, rest=ARGUMENTS, network=st.booleans()
+)
+def test_a_file_that_is_ready_sends_no_signal_of_ones_choice(
+    machine: str, command: int, high: int, rest: tuple[int, ...], network: bool
+) -> None:
+    def asked(command: int) -> int:
+        number = (72, 25)[MACHINES.index(machine)]
+        return verdict(machine, number, rest[0], high | command, *rest[2:], network=network)
+
+    # F_SETSIG; F_DUPFD, F_SETFD, F_GETFL, F_SETFL, F_SETLK, F_DUPFD_CLOEXEC.
+    assert asked(10) == EPERM
+    assert {asked(one) for one in (0, 2, 3, 4, 6, 1030)} == {ALLOW}
+    assert asked(command) == (EPERM if command == 10 else ALLOW)
 
 
 @BOTH
@@ -349,6 +410,29 @@ first, second = os.openpty()
 print(json.dumps([answer("ioctl", second, high | command, 0) for high in (0, 1 << 40) for command in (0x5412, 0x541C)]))
 """
     assert told(body) == [errno.EPERM] * 4
+
+
+@KERNEL
+@pytest.mark.parametrize("network", [True, False])
+def test_the_kernel_keeps_no_memory_that_nobody_is_seen_to_have(network: bool, tmp_path: Path) -> None:
+    body = f"""
+import fcntl, mmap, signal, socket
+one = socket.socket(socket.AF_UNIX)
+file = open({str(tmp_path / "file")!r}, "w+b")
+file.truncate(4096)
+anonymous, timer = mmap.MAP_ANONYMOUS, ctypes.create_string_buffer(8)
+refused = [error(mmap.mmap, -1, 4096, mmap.MAP_SHARED | anonymous),
+    *(error(one.setsockopt, socket.SOL_SOCKET, option, 1 << 20) for option in (7, 8, 32, 33)),
+    error(fcntl.fcntl, one, fcntl.F_SETSIG, signal.SIGCONT), answer("timer_create", 1, 0, ctypes.addressof(timer))]
+unknown = [error(os.setxattr, file.name, "user.x", b"x"), error(os.setxattr, file.fileno(), "user.x", b"x"),
+    error(os.removexattr, file.name, "user.x")]
+allowed = [error(mmap.mmap, -1, 4096, mmap.MAP_PRIVATE | anonymous), error(mmap.mmap, file.fileno(), 4096),
+    error(one.setsockopt, socket.SOL_SOCKET, socket.SO_REUSEADDR, 1), error(one.settimeout, 1),
+    error(fcntl.fcntl, one, fcntl.F_GETFL), error(fcntl.lockf, file, fcntl.LOCK_EX),
+    error(signal.setitimer, signal.ITIMER_REAL, 100), error(os.listxattr, file.name)]
+print(json.dumps([refused, unknown, allowed]))
+"""
+    assert told(body, network=network) == [[errno.EPERM] * 7, [errno.EOPNOTSUPP] * 3, [0] * 8]
 
 
 @KERNEL
