@@ -303,7 +303,6 @@ async def test_a_long_table_shows_its_ends_and_its_size(shared: Notebook) -> Non
     assert lines[-3].split() == ["99999", "99999", "9999800001"]
 
 
-@pytest.mark.xfail(strict=True, reason="pandas asks how wide the terminal is, and `COLUMNS` says nothing: 80")
 async def test_a_table_of_twelve_columns_is_whole(shared: Notebook) -> None:
     header, *rows = (await shared.value("pd.DataFrame({f'column_{n}': [n, n] for n in range(12)})")).split("\n")
     assert header.split() == [f"column_{n}" for n in range(12)]
@@ -391,9 +390,6 @@ LABELS = (
     "plt.plot([-1, 2], label='图例'); plt.title('中文标题：日本語'); plt.xlabel('时间（秒）'); plt.legend(); plt.show()"
 )
 
-FORGETS_FONTS = pytest.mark.xfail(strict=True, reason="the defaults know nothing of the font with Chinese letters")
-ONE_FONT = pytest.mark.xfail(strict=True, reason="of what `sans-serif` stands for matplotlib takes the first font only")
-
 
 @pytest.fixture
 async def chinese(shared: Notebook) -> None:
@@ -417,9 +413,9 @@ async def chinese(shared: Notebook) -> None:
         "plt.rcParams['font.family'] = ['Microsoft YaHei']",
         "plt.rc('font', family='SimHei')",
         "plt.style.use('ggplot')",
-        pytest.param("plt.rcParams['font.family'] = 'sans-serif'", marks=ONE_FONT),
-        pytest.param("plt.style.use('default')", marks=FORGETS_FONTS),
-        pytest.param("plt.rcdefaults()", marks=FORGETS_FONTS),
+        "plt.rcParams['font.family'] = 'sans-serif'",
+        "plt.style.use('default')",
+        "plt.rcdefaults()",
     ],
     ids=ascii,
 )
@@ -473,7 +469,6 @@ busy = subprocess.Popen([sys.executable, "-c", "while True: pass"])
 """
 
 
-@pytest.mark.xfail(strict=True, reason="ipykernel reads what they write in a thread, and does not wait for it")
 async def test_what_programs_write_is_told_with_their_cell(notebook: Notebook) -> None:
     await notebook.outcome(BUSY)
     told = [await notebook.said(f"os.system('echo {n}');") for n in range(5)]
@@ -663,7 +658,6 @@ async def test_what_ends_a_program_ends_the_cell_alone(shared: Notebook, leave: 
     assert await shared.value("kept") == "1"
 
 
-@pytest.mark.xfail(strict=True, reason="the kernel ends 0.1 s after the cell with exit(), whatever runs then")
 async def test_exit_ends_its_cell_and_no_later_one(notebook: Notebook) -> None:
     """Scripts end so, and models write scripts."""
     await notebook.outcome("kept = 1\nexit()")
@@ -678,7 +672,6 @@ async def test_half_of_a_surrogate_pair_costs_nothing_else(shared: Notebook) -> 
         assert re.fullmatch("before . after\n", text)
 
 
-@pytest.mark.xfail(strict=True, raises=UnicodeEncodeError, reason="jupyter_client's session cannot encode it")
 async def test_code_with_half_of_a_surrogate_pair_has_an_outcome(shared: Notebook) -> None:
     """JSON can hold one, and models that are cut in the middle of an emoji write one."""
     assert (await shared.run("print('\ud83d')")).status in ("ok", "error")
@@ -692,12 +685,7 @@ async def test_code_with_half_of_a_surrogate_pair_has_an_outcome(shared: Noteboo
     [
         "while True: pass",
         "import time; time.sleep(3600)",
-        pytest.param(
-            "await asyncio.sleep(3600)",
-            marks=pytest.mark.xfail(
-                strict=True, reason="what is awaited at the top is not cancelled: its loop sleeps on"
-            ),
-        ),
+        "await asyncio.sleep(3600)",
     ],
 )
 async def test_a_cell_that_takes_too_long_is_stopped_and_all_else_is_kept(notebook: Notebook, code: str) -> None:

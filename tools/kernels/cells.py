@@ -20,6 +20,9 @@ from tools.kernels.terminal import Escapes, Screen, plain
 from tools.outcomes import CellStatus, Outcome, Picture, Piece, Raised, Shown, Written
 from tools.sniffing import image_type
 
+#: What a cell that is interrupted raises: of what it awaits it is told that it was cancelled.
+INTERRUPTS = ("KeyboardInterrupt", "CancelledError")
+
 
 @dataclass(frozen=True, slots=True)
 class CellLimits:
@@ -197,7 +200,7 @@ class Cell:
                 if text := made.screen.text():
                     yield Written(made.name, text)
             elif isinstance(made, Shown) or (
-                isinstance(made, Raised) and not (without_interrupt and made.name == "KeyboardInterrupt")
+                isinstance(made, Raised) and not (without_interrupt and made.name in INTERRUPTS)
             ):
                 yield made
 

@@ -155,7 +155,9 @@ class EmbeddedKernel:
 
     async def execute(self, code: str, *, time_s: float) -> Outcome:
         """As `Kernel` says."""
-        request = self._client.session.msg("execute_request", {**_EXECUTE, "code": code})
+        # Half of a surrogate pair is no character, and cannot be sent.
+        sent = code.encode("utf-8", "replace").decode()
+        request = self._client.session.msg("execute_request", {**_EXECUTE, "code": sent})
 
         async def send() -> None:
             self._client.shell_channel.send(request)

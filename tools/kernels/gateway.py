@@ -21,7 +21,7 @@ import aiohttp
 
 from tools.errors import ToolError
 from tools.kernel_settings import KernelSettings
-from tools.kernels.cells import CellLimits
+from tools.kernels.cells import INTERRUPTS, CellLimits
 from tools.kernels.driving import Driver
 from tools.kernels.gateway_requests import REQUEST_TIMEOUT_S, START_TIMEOUT_S, Requests, part
 from tools.kernels.kernel import Kernel
@@ -417,7 +417,7 @@ def _execute_reply(msg_id: str) -> Message:
 
 
 def _is_interrupt(piece: Piece) -> bool:
-    return isinstance(piece, Raised) and piece.name == "KeyboardInterrupt"
+    return isinstance(piece, Raised) and piece.name in INTERRUPTS
 
 
 def _acknowledge(channels: aiohttp.ClientWebSocketResponse) -> None:

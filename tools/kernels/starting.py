@@ -24,7 +24,7 @@ logger = logging.getLogger(__name__)
 
 #: The files that run inside, by their names there.
 _FILES: Mapping[str, Path] = {
-    "boot.py": Path(__file__).parent / "inside" / "boot.py",
+    **{name: Path(__file__).parent / "inside" / name for name in ("boot.py", "streams.py")},
     "confinement.py": Path(confinement.__file__),
 }
 
@@ -133,6 +133,8 @@ class Recipe:
             environment={
                 "PATH": f"{self.python.executable.parent}:/usr/local/bin:/usr/bin:/bin",
                 "LANG": "C.UTF-8",
+                # Its number has no name inside, and some ask for one.
+                "USER": "user",
                 # Nothing can be written where modules are, so it is not tried.
                 "PYTHONDONTWRITEBYTECODE": "1",
                 **{f"{name}_NUM_THREADS": _THREADS for name in ("OMP", "OPENBLAS", "MKL", "NUMEXPR")},

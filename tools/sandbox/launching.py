@@ -13,9 +13,11 @@ from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import MappingProxyType
-from typing import IO, Protocol
+from typing import IO, Protocol, TypeVar
 
 from tools.errors import ToolError
+
+T = TypeVar("T")
 
 #: What dies with its parent dies with the thread that started it, so all are started by one that lives as long as we.
 LAUNCHER = ThreadPoolExecutor(max_workers=1, thread_name_prefix="florette-launcher")
@@ -176,6 +178,21 @@ class Sandbox:
         self._end()
         if self._warden:
             os.close(self._warden.ended)
+
+
+async def launched(spawn: Callable[[], T], dispose: Callable[[T], None]) -> T:
+    """What `spawn` gives, which the launcher runs; if nobody waits for it any more, it is disposed of."""
+    spawning = asyncio.get_running_loop().run_in_executor(LAUNCHER, spawn)
+
+    def forget(done: asyncio.Future[T]) -> None:
+        if done.exception() is None:
+            dispose(done.result())
+
+    try:
+        return await asyncio.shield(spawning)
+    except asyncio.CancelledError:
+        spawning.add_done_callback(forget)
+        raise
 
 
 def in_memory(content: bytes, opened: ExitStack) -> int:

@@ -5,7 +5,6 @@
 Their directories are on disk; the warden removes them, and kills all that was started, when the program ends or we do.
 """
 
-import asyncio
 import contextlib
 import os
 import subprocess
@@ -15,7 +14,7 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 
-from tools.sandbox.launching import LAUNCHER, Places, Program, Sandbox, Warden, in_memory
+from tools.sandbox.launching import Places, Program, Sandbox, Warden, in_memory, launched
 from tools.sandbox.wrapped import SPARE_USER_ID
 
 #: By the server's own Python: the kernels' may be out of reach for whom it is not meant.
@@ -29,6 +28,16 @@ def threads_of(user: int) -> int:
         with contextlib.suppress(OSError):
             own += len(list(process.iterdir())) if process.stat().st_uid == user else 0
     return own
+
+
+def _dispose(spawned: tuple["subprocess.Popen[bytes]", int, int, Places]) -> None:
+    process, alive, ended, _ = spawned
+    # That is enough for the warden, who removes the rest.
+    os.close(alive)
+    os.close(ended)
+    process.wait()
+    if process.stdout:
+        process.stdout.close()
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,8 +54,7 @@ class Warded:
 
     async def launch(self, program: Program) -> Sandbox:
         """As `Launcher` says. The room that the program may use is not bounded."""
-        loop = asyncio.get_running_loop()
-        process, alive, ended, places = await loop.run_in_executor(LAUNCHER, self._spawn, program)
+        process, alive, ended, places = await launched(lambda: self._spawn(program), _dispose)
         return Sandbox(process, process.pid, places, Warden(alive, ended))
 
     def _spawn(self, program: Program) -> tuple["subprocess.Popen[bytes]", int, int, Places]:

@@ -16,7 +16,7 @@ from pathlib import Path
 
 from tools.errors import ToolError
 from tools.sandbox.bubblewrap import RUN_DIR, TMP_DIR, WORKDIR, WRITABLE, Descriptors, View, arguments
-from tools.sandbox.launching import LAUNCHER, Places, Program, Sandbox, in_memory
+from tools.sandbox.launching import LAUNCHER, Places, Program, Sandbox, in_memory, launched
 
 #: Root would be exempt from the limit of processes, so its sandboxes belong to a user that nobody is: above those that
 #: distributions give to people, services and containers.
@@ -65,8 +65,7 @@ class Bubblewrap:
 
     async def launch(self, program: Program) -> Sandbox:
         """As `Launcher` says."""
-        loop = asyncio.get_running_loop()
-        process, info = await loop.run_in_executor(LAUNCHER, self._spawn, program)
+        process, info = await launched(lambda: self._spawn(program), _dispose)
         try:
             root_pid = await asyncio.to_thread(_root_pid, info)
             if root_pid is None:
@@ -75,11 +74,8 @@ class Bubblewrap:
             writable = tuple(root + path for path in WRITABLE)
             return Sandbox(process, root_pid, Places(root + WORKDIR, root + RUN_DIR, root + TMP_DIR, writable))
         except BaseException:
-            process.kill()
-            process.wait()
+            _end(process)
             raise
-        finally:
-            os.close(info)
 
     def try_out(self, program: Program, timeout_s: float) -> str | None:
         """What is wrong with sandboxes here, in bubblewrap's words. For those who have no loop.
@@ -101,7 +97,6 @@ class Bubblewrap:
             return f"its files cannot be reached from outside: {error.strerror}"
         finally:
             silent.cancel()
-            os.close(info)
             process.kill()
             process.communicate()
         return None
@@ -156,13 +151,28 @@ def _opened(path: Path, opened: ExitStack) -> int:
 
 
 def _root_pid(info: int) -> int | None:
+    # And lets go of what it read from: whoever is no longer waiting for it could not know when.
     told = b""
-    while not told.rstrip().endswith(b"}"):
-        piece = os.read(info, _INFO_BYTES)
-        if not piece:
-            return None
-        told += piece
+    with os.fdopen(info, "rb", buffering=0) as pipe:
+        while not told.rstrip().endswith(b"}"):
+            piece = pipe.read(_INFO_BYTES)
+            if not piece:
+                return None
+            told += piece
     return int(json.loads(told)["child-pid"])
+
+
+def _dispose(spawned: tuple["subprocess.Popen[bytes]", int]) -> None:
+    process, info = spawned
+    os.close(info)
+    _end(process)
+
+
+def _end(process: "subprocess.Popen[bytes]") -> None:
+    process.kill()
+    process.wait()
+    if process.stdout:
+        process.stdout.close()
 
 
 def _said(process: "subprocess.Popen[bytes]") -> str:

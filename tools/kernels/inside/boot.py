@@ -14,6 +14,7 @@ import gc
 import importlib
 import json
 import os
+import signal
 import sys
 import threading
 import traceback
@@ -35,8 +36,8 @@ _CJK = (
     "Droid Sans Fallback",
 )
 
-#: Fonts of other systems, which code asks for nevertheless: it gets the one that is there.
-_ELSEWHERE = ("SimHei", "SimSun", "Microsoft YaHei", "KaiTi", "FangSong", "STHeiti", "PingFang SC", "Heiti TC")
+#: Fonts of other systems, which code and themes ask for nevertheless: they get the one that is there.
+_ELSEWHERE = ("Arial", "SimHei", "SimSun", "Microsoft YaHei", "KaiTi", "FangSong", "STHeiti", "PingFang SC", "Heiti TC")
 
 #: What is slow at its first use, by the name that it needs: how an error is told, a figure, and a table.
 _WARMING = {
@@ -47,6 +48,9 @@ _WARMING = {
 
 #: File descriptors that may have been left open for us are below this.
 _INHERITED = 1024
+
+#: As much as a pipe holds.
+_PIPE_BYTES = 65_536
 
 #: So wide is a table as text; pandas' own 80 breaks it into blocks, which models misread.
 _TABLE_COLUMNS = 160
@@ -92,9 +96,12 @@ def _kernel(start: dict[str, Any]) -> Any:
     _silence()
     if "matplotlib.pyplot" in loaded:
         _choose_fonts()
+    # By the width of the terminal pandas finds how many columns fit, whatever its own width says.
+    os.environ["COLUMNS"] = str(_TABLE_COLUMNS)
     if "pandas" in loaded:
         loaded["pandas"].set_option("display.width", _TABLE_COLUMNS)
     app = _app(start["connection"], start["output_chars"], pipe=start["landlock"] is None)
+    _wake_by_signals()
     known = {_KNOWN_AS[name]: module for name, module in loaded.items() if name in _KNOWN_AS}
     app.shell.push({name: importlib.import_module(name) for name in _KNOWN} | known, interactive=False)
     if start["warm"]:
@@ -107,6 +114,16 @@ def _kernel(start: dict[str, Any]) -> Any:
         # It holds for all threads, and lets none connect to anything; the kernel has to connect to itself before.
         confinement.filter_system_calls(base64.b64decode(start["seccomp"]))
     return app
+
+
+def _wake_by_signals() -> None:
+    # What is awaited at the top is cancelled by a callback of an interrupt, which a loop that sleeps does not see.
+    out, into = os.pipe()
+    os.set_blocking(out, False)
+    os.set_blocking(into, False)
+    signal.set_wakeup_fd(into, warn_on_full_buffer=False)
+    ioloop = importlib.import_module("tornado.ioloop").IOLoop
+    ioloop.current().add_handler(out, lambda *_: os.read(out, _PIPE_BYTES), ioloop.READ)
 
 
 def _beside(name: str) -> Any:
@@ -153,26 +170,9 @@ def _app(connection: dict[str, Any], output_chars: int, *, pipe: bool) -> Any:
             self.iopub_thread.start()
             self.iopub_socket = self.iopub_thread.background_socket
 
-    class Stream(iostream.OutStream):  # type: ignore[misc, name-defined]
-        """What is written, as long as anybody wants it: what waits to be sent takes memory, too."""
-
-        written = 0
-
-        def write(self, string: str) -> Any:
-            if not isinstance(string, str):
-                # It raises what is due.
-                return super().write(string)
-            Stream.written += len(string)
-            if Stream.written > output_chars:
-                return len(string)
-            # Half a character of UTF-16 would break the message that carries it.
-            return super().write(string.encode("utf-8", "replace").decode())
-
-    def begin() -> None:
-        Stream.written = 0
-
+    stream = _beside("streams").stream_class(iostream, output_chars)
     # It is named there, and found by that name.
-    setattr(iostream, "Stream", Stream)  # noqa: B010 - a type checker knows that it is not there
+    setattr(iostream, "Stream", stream)  # noqa: B010 - a type checker knows that it is not there
     settings = config()
     settings.IPKernelApp.outstream_class = "ipykernel.iostream.Stream"
     settings.IPKernelApp.log_level = 50
@@ -186,7 +186,9 @@ def _app(connection: dict[str, Any], output_chars: int, *, pipe: bool) -> Any:
     where.write_text(json.dumps(connection), "utf-8")
     app = App.instance(config=settings)
     app.initialize(["-f", str(where)])
-    app.shell.events.register("pre_execute", begin)
+    # `exit()` at the end of a script would end the kernel 0.1 s later, in the middle of another cell.
+    app.shell.ask_exit = lambda: None
+    app.shell.events.register("pre_execute", stream.begin)
     # Python runs isolated, so IPython leaves it out: modules of the user's own are to be found.
     sys.path.insert(0, "")
     return app
@@ -223,7 +225,8 @@ def _fonts() -> str:
         return json.dumps(None)
     fonts = manager.fontManager.ttflist
     cjk = [font for name in _CJK for font in fonts if font.name == name]
-    fonts += [dataclasses.replace(cjk[0], name=name) for name in _ELSEWHERE if cjk]
+    absent = set(_ELSEWHERE) - {font.name for font in fonts}
+    fonts += [dataclasses.replace(cjk[0], name=name) for name in sorted(absent) if cjk]
     name = f"fontlist-v{manager.FontManager.__version__}.json"
     path = Path(os.environ["MPLCONFIGDIR"]) / name
     manager.json_dump(manager.fontManager, path)
@@ -232,9 +235,13 @@ def _fonts() -> str:
 
 def _choose_fonts() -> None:
     present = {font.name for font in importlib.import_module("matplotlib.font_manager").fontManager.ttflist}
-    # Letters that the first does not have are taken from the second.
-    family = ["DejaVu Sans", *[font for font in _CJK if font in present][:1]]
-    importlib.import_module("matplotlib").rcParams["font.family"] = family
+    cjk = [font for font in _CJK if font in present][:1]
+    matplotlib = importlib.import_module("matplotlib")
+    # The defaults, too: `plt.style.use("default")` and `plt.rcdefaults()` go back to them.
+    for settings in (matplotlib.rcParams, matplotlib.rcParamsDefault):
+        # Letters that the first does not have are taken from the second; of a kind of fonts only the first is taken.
+        settings["font.family"] = ["DejaVu Sans", *cjk]
+        settings["font.sans-serif"] = [*cjk, *settings["font.sans-serif"]]
 
 
 def _take_fonts(fonts: dict[str, str] | None) -> None:
