@@ -14,6 +14,7 @@ from typing import Any
 
 import pytest
 
+from readable_python import open_directory, readable_python
 from tools.items import TextItem
 from tools.kernel_settings import Isolation, KernelSettings
 from tools.kernels.service import open_kernels
@@ -122,7 +123,16 @@ def open_gap(why: str) -> pytest.MarkDecorator:
 @contextlib.asynccontextmanager
 async def besieged(isolation: Isolation = "auto", **settings: Any) -> AsyncIterator[Siege]:
     """Kernels with small limits, and whatever else is set; the environment has a key that nobody is to see."""
-    kernels = open_kernels(KernelSettings(isolation=isolation, **{**SMALL, **settings}))
+    with open_directory() as place:
+        if isolation == "landlock":
+            settings = {"python": readable_python(place), **settings}
+        async with _besieged(KernelSettings(isolation=isolation, **{**SMALL, **settings})) as siege:
+            yield siege
+
+
+@contextlib.asynccontextmanager
+async def _besieged(settings: KernelSettings) -> AsyncIterator[Siege]:
+    kernels = open_kernels(settings)
     if missing := kernels.unavailable():
         pytest.skip(f"NOT TESTED, THE SANDBOX MAY LEAK: {missing}")
     canary = secrets.token_hex(16)

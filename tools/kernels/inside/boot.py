@@ -81,7 +81,8 @@ def main() -> None:
 
 
 def _kernel(start: dict[str, Any]) -> Any:
-    confinement = _beside("confinement")
+    # At once: confined, it reads nothing more here.
+    confinement, streams = _beside("confinement"), _beside("streams")
     if warden := os.environ.pop("FLORETTE_WARDEN", None):
         confinement.die_with_parent(int(warden))
     confinement.limit(**start["limits"])
@@ -100,7 +101,8 @@ def _kernel(start: dict[str, Any]) -> Any:
     os.environ["COLUMNS"] = str(_TABLE_COLUMNS)
     if "pandas" in loaded:
         loaded["pandas"].set_option("display.width", _TABLE_COLUMNS)
-    app = _app(start["connection"], start["output_chars"], pipe=start["landlock"] is None)
+    stream = streams.stream_class(importlib.import_module("ipykernel.iostream"), start["output_chars"])
+    app = _app(start["connection"], stream, pipe=start["landlock"] is None)
     _wake_by_signals()
     known = {_KNOWN_AS[name]: module for name, module in loaded.items() if name in _KNOWN_AS}
     app.shell.push({name: importlib.import_module(name) for name in _KNOWN} | known, interactive=False)
@@ -151,7 +153,7 @@ def _silence() -> None:
     os.close(nowhere)
 
 
-def _app(connection: dict[str, Any], output_chars: int, *, pipe: bool) -> Any:
+def _app(connection: dict[str, Any], stream: Any, *, pipe: bool) -> Any:
     kernelapp = importlib.import_module("ipykernel.kernelapp")
     iostream = importlib.import_module("ipykernel.iostream")
     config = importlib.import_module("traitlets.config").Config
@@ -170,7 +172,6 @@ def _app(connection: dict[str, Any], output_chars: int, *, pipe: bool) -> Any:
             self.iopub_thread.start()
             self.iopub_socket = self.iopub_thread.background_socket
 
-    stream = _beside("streams").stream_class(iostream, output_chars)
     # It is named there, and found by that name.
     setattr(iostream, "Stream", stream)  # noqa: B010 - a type checker knows that it is not there
     settings = config()
