@@ -120,6 +120,11 @@ def open_gap(why: str) -> pytest.MarkDecorator:
     return pytest.mark.xfail(reason=f"AN OPEN GAP: {why}", strict=True)
 
 
+#: Tests of what both kinds of sandboxes promise, and of what one does in its own way; the fixture `siege` takes the word.
+EITHER = pytest.mark.parametrize("siege", ["auto", "landlock"], indirect=True)
+LANDLOCK = pytest.mark.parametrize("siege", ["landlock"], indirect=True)
+
+
 @contextlib.asynccontextmanager
 async def besieged(isolation: Isolation = "auto", **settings: Any) -> AsyncIterator[Siege]:
     """Kernels with small limits, and whatever else is set; the environment has a key that nobody is to see."""

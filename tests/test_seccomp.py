@@ -63,8 +63,8 @@ REFUSED_TOO = {
     **dict.fromkeys([(268, 53), (452, 452), (91, 52), (260, 54), (280, 88)], DONE),
     (294, 26): ENOSYS,
 }
-#: read, write, munmap, futex, execve, openat, kill, epoll_pwait, accept4, eventfd2; pipe2, getrandom, seccomp, Landlock;
-#: getsockopt, timerfd_create, setitimer, getxattr, listxattr.
+#: read, write, munmap, futex, execve, openat, kill, epoll_pwait, accept4, eventfd2; pipe2, getrandom, seccomp,
+#: Landlock; getsockopt, timerfd_create, setitimer, getxattr, listxattr.
 HONEST = [
     *[(0, 63), (1, 64), (11, 215), (202, 98), (59, 221), (257, 56), (62, 129), (281, 22), (288, 242), (290, 19)],
     *[(293, 59), (318, 278), (317, 277), (444, 444), (445, 445), (446, 446)],
@@ -277,9 +277,7 @@ def test_the_buffers_of_sockets_are_not_set(
 
 
 @BOTH
-@given(
-    command=st.integers(0, 2**32 - 1) | st.integers(0, 20), high=HIGH_HALVES, rest=ARGUMENTS, network=st.booleans()
-)
+@given(command=st.integers(0, 2**32 - 1) | st.integers(0, 20), high=HIGH_HALVES, rest=ARGUMENTS, network=st.booleans())
 def test_a_file_that_is_ready_sends_no_signal_of_ones_choice(
     machine: str, command: int, high: int, rest: tuple[int, ...], network: bool
 ) -> None:
