@@ -120,7 +120,7 @@ def open_gap(why: str) -> pytest.MarkDecorator:
     return pytest.mark.xfail(reason=f"AN OPEN GAP: {why}", strict=True)
 
 
-#: Tests of what both kinds of sandboxes promise, and of what one does in its own way; the fixture `siege` takes the word.
+#: Tests of what both kinds of sandboxes promise, and of what one does in its own way; `siege` takes the word.
 EITHER = pytest.mark.parametrize("siege", ["auto", "landlock"], indirect=True)
 LANDLOCK = pytest.mark.parametrize("siege", ["landlock"], indirect=True)
 

@@ -21,6 +21,9 @@ _LOST_AFTER_S = 1.0
 #: but reading it, and is ended.
 _ENDURED = 5
 
+#: Of what is slow to read, less: 4 MB of brackets take a third of a second.
+_ENDURED_DENSE = 2
+
 #: Brackets in so many bytes of a message, from which on it may be built to be slow to read: 80 ns for each, in which
 #: nothing else is done. Figures and text have a few in all.
 _DENSE_BYTES_PER_BRACKET = 20
@@ -63,9 +66,12 @@ class Driver:
 
     def heard(self, channel: Literal["iopub", "shell"], message: Message) -> None:
         """A message has come from the kernel."""
-        if self._cell is not None:
-            (self._cell.iopub if channel == "iopub" else self._cell.shell)(message)
-            self._news.set()
+        cell = self._cell
+        if cell is not None:
+            (cell.iopub if channel == "iopub" else cell.shell)(message)
+            if cell.has_reply or cell.over:
+                # Before that nothing of it is waited for.
+                self._news.set()
 
     def admits(self, frames: Sequence[bytes]) -> bool:
         """Counts what has come, before it is read, whichever cell it belongs to; False if it is not to be read."""
@@ -77,7 +83,7 @@ class Driver:
         too_much = (
             self._came["messages"] > _ENDURED * limits.messages
             or self._came["size_bytes"] > _ENDURED * (limits.output_bytes + limits.images * limits.image_bytes)
-            or self._came["dense_bytes"] > _ENDURED * limits.output_bytes
+            or self._came["dense_bytes"] > _ENDURED_DENSE * limits.output_bytes
         )
         if too_much:
             self.end("It put out far more than it may, so its kernel was killed.")

@@ -6,6 +6,7 @@ import os
 import secrets
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from itertools import count
 from pathlib import Path
 from typing import Literal, TypeVar
 
@@ -44,6 +45,9 @@ _GREETING_TIMEOUT_S = 30.0
 
 #: So long later a kernel that could not be stopped at once is stopped.
 _STOP_AGAIN_S = 0.5
+
+#: So many messages are read in a row, which takes less than a millisecond, if nobody makes them to be slow to read.
+_TURN = 4
 
 #: Its welcome comes within milliseconds; without it, it is asked so often.
 _WELCOME_S = 0.1
@@ -258,10 +262,11 @@ class EmbeddedKernel:
     async def _read(self, name: Channel) -> None:
         channel = getattr(self._client, f"{name}_channel")
         session = self._client.session
-        while True:
+        for number in count(1):
             frames = await channel.socket.recv_multipart()
-            # Others get their turn, however much there is to be read.
-            await asyncio.sleep(0)
+            if number % _TURN == 0:
+                # Others get theirs, however much there is to be read.
+                await asyncio.sleep(0)
             if not self._driver.admits(frames):
                 continue
             try:
