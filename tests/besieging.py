@@ -149,4 +149,18 @@ async def _besieged(settings: KernelSettings) -> AsyncIterator[Siege]:
         yield siege
     finally:
         await kernels.aclose()
-        del os.environ["FLORETTE_UPSTREAM_KEY"]
+        os.environ.pop("FLORETTE_UPSTREAM_KEY", None)
+
+
+class Sieges(contextlib.AsyncExitStack):
+    """A siege for each isolation, made when it is first asked for; of each caller there are few sessions at a time."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._made: dict[Isolation, Siege] = {}
+
+    async def of(self, isolation: Isolation) -> Siege:
+        """The one for it."""
+        if isolation not in self._made:
+            self._made[isolation] = await self.enter_async_context(besieged(isolation, sessions_per_caller=3))
+        return self._made[isolation]

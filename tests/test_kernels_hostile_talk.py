@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from besieging import EITHER, MEGABYTE, Siege, besieged, open_gap, said, told
+from besieging import EITHER, MEGABYTE, Siege, Sieges, open_gap, said, told
 from tools.attached import AttachedFile
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="NOT TESTED: sandboxes are Linux's")
@@ -49,9 +49,14 @@ other = {"header": {**parent["header"], "msg_id": "other"}}
 
 
 @pytest.fixture(scope="module")
-async def siege(request: pytest.FixtureRequest) -> AsyncIterator[Siege]:
-    async with besieged(getattr(request, "param", "auto"), sessions_per_caller=3) as siege:
-        yield siege
+async def sieges() -> AsyncIterator[Sieges]:
+    async with Sieges() as sieges:
+        yield sieges
+
+
+@pytest.fixture
+async def siege(request: pytest.FixtureRequest, sieges: Sieges) -> Siege:
+    return await sieges.of(getattr(request, "param", "auto"))
 
 
 def resident_bytes() -> int:
@@ -182,8 +187,11 @@ EXITS = {
 }
 
 
-@EITHER
-@pytest.mark.parametrize("kind", EXITS)
+@pytest.mark.parametrize(
+    ("siege", "kind"),
+    [*(("auto", kind) for kind in EXITS), ("landlock", "a kill"), ("landlock", "another program")],
+    indirect=["siege"],
+)
 async def test_a_kernel_that_ends_is_replaced_and_the_model_is_told(siege: Siege, kind: str) -> None:
     code = f"open('f', 'w').write({kind!r}); print('before', flush=True)\n{EXITS[kind]}"
     outcome = await siege.attack(code, PRISONER)

@@ -538,6 +538,36 @@ def test_what_does_not_fit_is_named(sandbox: Confined, inside: Path) -> None:
         one.close()
 
 
+def test_files_that_are_longer_than_the_room_that_is_left_are_named_and_not_tried(
+    sandbox: Confined, inside: Path
+) -> None:
+    fits = {"a": b"1", "m/b": b"2" * 1000, "z": bytes(1 << 20)}
+    holes = [f"{directory}hole-{number:03}" for directory in ("", "m/") for number in range(100)]
+    (inside / "m").mkdir()
+    for name, content in fits.items():
+        (inside / name).write_bytes(content)
+    for name in holes:
+        with (inside / name).open("wb") as file:
+            # A little more than there is.
+            file.truncate(5 << 20)
+    dead, workdir = opened(inside), Workdir(sandbox.workdir(), owner=OWNER)
+    before = written_bytes()
+    assert workdir.copy_from(dead) == sorted(holes)
+    # Each, if it were tried, would fill the 4 MB that there are before it failed.
+    assert written_bytes() - before < 2 << 20
+    assert sandbox.run("find . -type f | sort; cat a; wc -c < m/b; wc -c < z") == (
+        f"./a\n./m/b\n./z\n1{1000}\n{1 << 20}"
+    )
+    for one in (dead, workdir):
+        one.close()
+
+
+def written_bytes() -> int:
+    """What this process has written so far, to whatever."""
+    told = dict(line.split(": ") for line in Path("/proc/self/io").read_text().splitlines())
+    return int(told["wchar"])
+
+
 def test_links_and_directories_that_take_the_place_of_files_are_not_copied(
     inside: Path, secret: Path, tmp_path: Path
 ) -> None:
