@@ -12,8 +12,11 @@ from typing import Any
 
 from tools.attached import AttachedFile
 from tools.errors import ToolError
-from tools.kernels.kernel import Kernel
+from tools.kernels.kernel import Changes, Kernel
 from tools.outcomes import MadeFile, Outcome, Shown
+
+#: Of one cell so many files are kept.
+MOST_FILES = 3
 
 
 class _Hurrying(selectors.DefaultSelector):
@@ -119,21 +122,22 @@ class Pretend:
         self.files[name] = str(path)
         self.puts.append(str(path))
 
-    async def changes(self) -> list[MadeFile]:
+    async def changes(self) -> Changes:
         if self.files_are_unreadable:
             raise OSError("no such directory")
         made, self._new = [MadeFile(name, 7, b"written") for name in self._new], []
-        return made
+        return Changes(made[:MOST_FILES], max(0, len(made) - MOST_FILES))
 
-    async def inherit(self, dead: Kernel) -> bool:
+    async def inherit(self, dead: Kernel) -> list[str] | None:
         assert isinstance(dead, Pretend)
         assert not (dead.alive or dead.closing), "inherited from one that lives, or has gone"
         await pass_s(self.inherit_s)
         if self.fails_to_inherit:
             raise OSError("no such directory")
-        if not dead.files_go_with_it:
-            self.files = dict(dead.files)
-        return not dead.files_go_with_it
+        if dead.files_go_with_it:
+            return None
+        self.files = {name: path for name, path in dead.files.items() if name not in self.refuses}
+        return sorted(dead.files.keys() - self.files.keys())
 
     def pause(self) -> None:
         assert not (self.is_running or self.is_paused or self.closing), "paused at the wrong time"

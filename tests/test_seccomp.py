@@ -55,13 +55,12 @@ REFUSED = {
     **dict.fromkeys([(246, 104), (320, 294), (313, 273), (169, 142), (103, 116), (227, 112), (305, 266)], EPERM),
     **dict.fromkeys([(29, 194), (30, 196), (64, 190), (68, 186), (71, 187), (222, 107)], EPERM),
     **dict.fromkeys([(188, 5), (189, 6), (190, 7), (197, 14), (463, 463), (466, 466), (469, 469)], EOPNOTSUPP),
-    **dict.fromkeys([(435, 435), (425, 425), (426, 426), (427, 427), (319, 279), (447, 447)], ENOSYS),
+    **dict.fromkeys([(435, 435), (425, 425), (426, 426), (427, 427), (319, 279), (447, 447), (294, 26)], ENOSYS),
 }
 #: The same for code without namespaces of its own.
 REFUSED_TOO = {
     (42, 203): EPERM,
     **dict.fromkeys([(268, 53), (452, 452), (91, 52), (260, 54), (280, 88)], DONE),
-    (294, 26): ENOSYS,
 }
 #: read, write, munmap, futex, execve, openat, kill, epoll_pwait, accept4, eventfd2; pipe2, getrandom, seccomp,
 #: Landlock; getsockopt, timerfd_create, setitimer, getxattr, listxattr.
@@ -162,6 +161,7 @@ quotactl quotactl_fd syslog settimeofday clock_settime adjtimex clock_adjtime io
 memfd_create memfd_secret shmget shmat shmctl shmdt semget semop semctl semtimedop msgget msgsnd msgrcv msgctl
 mmap setxattr lsetxattr fsetxattr setxattrat file_setattr removexattr lremovexattr fremovexattr removexattrat
 timer_create socket socketpair
+inotify_init inotify_init1
 """,
     )
 )
@@ -170,7 +170,7 @@ NAMES_TOO = set(
         r"\w+",
         """
 connect chmod fchmod fchmodat fchmodat2 chown fchown lchown fchownat utime utimes futimesat utimensat
-inotify_init inotify_init1 prlimit64 sched_setaffinity sched_setattr sched_setparam sched_setscheduler
+prlimit64 sched_setaffinity sched_setattr sched_setparam sched_setscheduler
 setpriority ioprio_set
 """,
     )

@@ -116,14 +116,14 @@ def test_files_come_after_the_output_and_notes_last() -> None:
         MadeFile("plot.png", 40, PIXEL),
     )
     outcome = Outcome("ok", (Shown("1", is_result=True),), files, ("One.", "Two."))
-    listed = "Files: report.csv (12 kB), out/huge.bin (3.0 GB, too long to be kept), plot.png (40 bytes)"
+    listed = "Files: report.csv (12 kB), out/huge.bin (3.0 GB, not kept: too much), plot.png (40 bytes)"
     assert for_model(outcome) == [
         TextItem(f"execute_result:\n\n```\n1\n```\n\n{listed}"),
         FileItem("report.csv", data=b"a,b"),
         FileItem("plot.png", data=PIXEL),
         TextItem("One.\nTwo."),
     ]
-    assert text_of(Outcome("ok", files=files[1:2])) == "Files: out/huge.bin (3.0 GB, too long to be kept)"
+    assert text_of(Outcome("ok", files=files[1:2])) == "Files: out/huge.bin (3.0 GB, not kept: too much)"
 
 
 @pytest.mark.parametrize(
@@ -143,7 +143,7 @@ def test_files_come_after_the_output_and_notes_last() -> None:
     ],
 )
 def test_sizes_are_told_in_few_digits(size_bytes: int, told: str) -> None:
-    assert text_of(Outcome("ok", files=(MadeFile("a", size_bytes, None),))) == f"Files: a ({told}, too long to be kept)"
+    assert text_of(Outcome("ok", files=(MadeFile("a", size_bytes, None),))) == f"Files: a ({told}, not kept: too much)"
 
 
 def test_a_name_cannot_speak_as_we_do() -> None:

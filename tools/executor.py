@@ -10,10 +10,12 @@ import asyncio
 import json
 import logging
 import random
+import re
 import secrets
 import tempfile
 import threading
 import time
+import traceback
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -262,6 +264,14 @@ async def _as_text(items: Sequence[ContentItem], call: Call, longest: int, keep:
     return shortened(text, longest, where), links
 
 
+#: What would end the name of a link, or begin another.
+_MARKUP = re.compile(r"[\[\]()\\<>\s]")
+
+
+def _escaped(found: re.Match[str]) -> str:
+    return " " if found[0].isspace() else f"\\{found[0]}"
+
+
 async def _told(item: TextItem | ImageItem | FileItem, keep: Keep, links: dict[str, str]) -> str:
     if isinstance(item, TextItem):
         return item.text
@@ -270,8 +280,10 @@ async def _told(item: TextItem | ImageItem | FileItem, keep: Keep, links: dict[s
         try:
             url = links[item.name] = await keep(item.name, item.data)
         except ToolError as error:
+            # What failed on its way holds the bytes, until somebody looks for what nobody uses any more.
+            traceback.clear_frames(error.__traceback__)
             return f"({item.name} could not be kept: {error.message})"
-    return f"{'!' if isinstance(item, ImageItem) else ''}[{item.name}]({url})"
+    return f"{'!' if isinstance(item, ImageItem) else ''}[{_MARKUP.sub(_escaped, item.name)}]({url})"
 
 
 def _details(items: Sequence[ContentItem], links: dict[str, str]) -> Mapping[str, Any] | None:

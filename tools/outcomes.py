@@ -93,7 +93,8 @@ class Kernels(Protocol):
     ) -> Outcome:
         """Runs a cell in the kernel of the caller's session; without a session, in a fresh one that ends with it.
 
-        `files` are put into the working directory first. `time_s` shortens the time that a cell may take. ToolError if
+        `files` are put into the working directory first. `time_s` is the time for all of it, waits included: the
+        cell gets what is left, if that is less than it may take. ToolError if
         there is no room for a kernel, or it cannot be started.
         """
         ...

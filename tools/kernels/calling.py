@@ -10,9 +10,6 @@ from tools.kernels.telling import for_caller, for_model
 #: A cell is stopped so long before its call would be: to interrupt it, or to kill it, and to read what it put out.
 _MARGIN_S = 4.0
 
-#: The least time that a cell gets: less than that is none.
-_LEAST_S = 1.0
-
 #: Models put code between fences in JSON, too. Only what is all between two of them is code between fences.
 _FENCED = re.compile(r"\s*(```+|~~~+)[\w+-]*[ \t]*\n(?P<code>.*?)\n?\s*\1\s*", re.DOTALL)
 
@@ -39,6 +36,6 @@ async def outcome_of(code: str, context: ToolContext, *, session: str | None) ->
         caller=context.caller,
         session=session,
         files=context.files,
-        time_s=None if left_s is None else max(_LEAST_S, left_s - _MARGIN_S),
+        time_s=None if left_s is None else left_s - _MARGIN_S,
     )
     return [*for_model(outcome), Details(for_caller(outcome))]

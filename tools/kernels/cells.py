@@ -169,12 +169,14 @@ class Cell:
 
     def _raise(self, content: Mapping[str, Any]) -> None:
         self._failed = True
-        name = plain(_string(content, "ename")) or "Error"
-        message = plain(_string(content, "evalue"))
-        traceback = _tidy(content.get("traceback")) or f"{name}: {message}"
-        raised = Raised(self._budget.within(name), self._budget.within(message), self._budget.within(traceback))
-        if raised.name:
-            self._add(raised)
+        # What is beyond the limit is not even looked at.
+        within = self._budget.within
+        name = plain(within(_string(content, "ename"))) or within("Error")
+        message = plain(within(_string(content, "evalue")))
+        lines = content.get("traceback")
+        told = "\n".join(part for part in lines if isinstance(part, str)) if isinstance(lines, list) else ""
+        if name:
+            self._add(Raised(name, message, _tidy(within(told)) or f"{name}: {message}"))
 
     def _add(self, entry: "_Stream | _Display | Raised") -> None:
         if self._clears_next:
@@ -340,10 +342,8 @@ _NAME_ABOVE = re.compile(r"^\S++ {2,}+(?=Traceback \(most recent call last\)$)",
 _INTERNAL_FRAME = re.compile(r"^File .*/(?:IPython|ipykernel)/.*\n(?:.++\n)*+\n?", re.MULTILINE)
 
 
-def _tidy(traceback: object) -> str:
-    if not isinstance(traceback, list):
-        return ""
-    text = plain("\n".join(part for part in traceback if isinstance(part, str)))
+def _tidy(traceback: str) -> str:
+    text = plain(traceback)
     # With a line end after each line the patterns never look for one in vain, which would not be linear.
     text = _INTERNAL_FRAME.sub("", _NAME_ABOVE.sub("", _SEPARATOR.sub("", f"{text}\n"))).strip("\n")
     lines = text.split("\n")

@@ -34,8 +34,8 @@ Message = Mapping[str, Any]
 class Driver:
     """Runs one cell at a time.
 
-    `interrupt` asks the kernel to stop its cell, `kill` ends it, `renew` makes the connection anew when output was
-    lost. Whoever reads from the kernel calls `heard`, and `ended` at its end.
+    `interrupt` has the kernel stop its cell, and returns when that cannot hit a later one; `kill` ends it; `renew`
+    makes the connection anew when output was lost. Whoever reads from the kernel calls `heard`, and `ended` at its end.
     """
 
     def __init__(
@@ -90,7 +90,7 @@ class Driver:
         return not too_much
 
     def end(self, why: str) -> None:
-        """Kills the kernel; `why` is told as a note of its cell."""
+        """Kills the kernel; `why` is told as a note of its cell. May be called from any thread, if `kill` may."""
         self._why = self._why or why
         self._kill()
 
@@ -120,8 +120,13 @@ class Driver:
             self._stopping = asyncio.create_task(self._stopped(cell))
             raise
         finally:
-            if self._stopping is None or self._stopping.done():
+            if self.is_settled:
                 self._cell = None
+
+    @property
+    def is_settled(self) -> bool:
+        """False while a cell that was cancelled is being stopped."""
+        return self._stopping is None or self._stopping.done()
 
     async def settled(self) -> None:
         """Returns when a cell that was cancelled has ended, or its kernel has."""
@@ -141,12 +146,13 @@ class Driver:
         return late
 
     async def _stop(self, cell: Cell) -> None:
-        await self._interrupt()
         try:
             async with asyncio.timeout(self._grace_s):
+                await self._interrupt()
                 await self._heard_all(cell, until_over=False)
         except TimeoutError:
-            self.end("It did not heed the interrupt, so its kernel was killed.")
+            if self.alive:
+                self.end("It did not heed the interrupt, so its kernel was killed.")
             while self.alive:
                 await self._heard()
 

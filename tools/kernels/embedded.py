@@ -18,9 +18,9 @@ from tools.errors import ToolError
 from tools.kernel_settings import KernelSettings
 from tools.kernels.cells import CellLimits
 from tools.kernels.driving import Driver
-from tools.kernels.kernel import Kernel
+from tools.kernels.kernel import Changes, Kernel
 from tools.kernels.starting import PORTS, Recipe, watch_limits
-from tools.outcomes import MadeFile, Outcome
+from tools.outcomes import Outcome
 from tools.sandbox import processes
 from tools.sandbox.launching import Launcher, Sandbox
 from tools.sandbox.watching import Place, Token, Watch
@@ -45,6 +45,9 @@ _GREETING_TIMEOUT_S = 30.0
 
 #: So long later a kernel that could not be stopped at once is stopped.
 _STOP_AGAIN_S = 0.5
+
+#: So often that is tried: an interrupt takes some seconds at most, and a busy machine is not busy for ever.
+_STOPS = 20
 
 #: So many messages are read in a row, which takes less than a millisecond, if nobody makes them to be slow to read.
 _TURN = 4
@@ -147,7 +150,7 @@ class EmbeddedKernel:
             channel: _opened(sandbox.outside.run_dir, PORTS[channel]) for channel in _CHANNELS
         }
         self._watched: Token | None = None
-        self._is_paused = False
+        self._is_paused, self._stops_left = False, 0
         self._connect()
         sandbox.on_end(self._driver.ended)
         self.resume()
@@ -176,20 +179,21 @@ class EmbeddedKernel:
         """As `Kernel` says."""
         await _in_thread(lambda: self._files.put(name, path))
 
-    async def changes(self) -> list[MadeFile]:
+    async def changes(self) -> Changes:
         """As `Kernel` says."""
-        return await _in_thread(self._files.changes)
+        files = await _in_thread(self._files.changes)
+        return Changes(files, self._files.left_out)
 
-    async def inherit(self, dead: Kernel) -> bool:
+    async def inherit(self, dead: Kernel) -> list[str] | None:
         """As `Kernel` says: the directory of a sandbox is there as long as we hold it."""
         if not isinstance(dead, EmbeddedKernel):
-            return False
-        return not await _in_thread(lambda: self._files.copy_from(dead._files))
+            return None
+        return await _in_thread(lambda: self._files.copy_from(dead._files))
 
     def pause(self) -> None:
         """As `Kernel` says."""
         if self.alive:
-            self._is_paused = True
+            self._is_paused, self._stops_left = True, _STOPS
             self._stop()
 
     def resume(self) -> None:
@@ -244,6 +248,7 @@ class EmbeddedKernel:
         self._client.session.digest_history_size = 0
         self._client.start_channels(stdin=False, hb=False)
         self._greeting = asyncio.Event()
+        self._interrupted = asyncio.Event()
         self._readers = [asyncio.create_task(self._read(channel)) for channel in _CHANNELS]
 
     async def _disconnect(self) -> None:
@@ -276,22 +281,32 @@ class EmbeddedKernel:
                 return
             if name == "iopub":
                 self._greeting.set()
-            if name != "control":
-                # There only our interrupts are answered.
+            if name == "control":
+                # There nothing but our interrupts is answered.
+                self._interrupted.set()
+            else:
                 self._driver.heard(name, message)
 
     async def _interrupt(self) -> None:
+        self._interrupted.clear()
         self._client.control_channel.send(self._client.session.msg("interrupt_request", {}))
+        # Before that is answered the interrupt may still be on its way.
+        await self._interrupted.wait()
 
     # -- its processes -----------------------------------------------------------------------------------------
 
     def _stop(self) -> None:
-        # It starts processes faster than they are found, or the machine is busy: it is watched until it stands still.
-        if self._is_paused and self.alive:
-            if processes.stop(self._sandbox.root_pid, root_too=bool(self._places)):
-                self._unwatch()
-            else:
-                self._loop.call_later(_STOP_AGAIN_S, self._stop)
+        # A cell that was cancelled may still be ending; or processes are started faster than they are found. It is
+        # watched until it stands still.
+        if not (self._is_paused and self.alive):
+            return
+        if self._driver.is_settled and processes.stop(self._sandbox.root_pid, root_too=bool(self._places)):
+            self._unwatch()
+        elif self._stops_left:
+            self._stops_left -= 1
+            self._loop.call_later(_STOP_AGAIN_S, self._stop)
+        else:
+            self._driver.end("What it left running could not be stopped, so its kernel was killed.")
 
     def _watch(self) -> None:
         self._unwatch()
@@ -309,8 +324,7 @@ class EmbeddedKernel:
 
     def _exceeded(self, what: str) -> None:
         # In the thread that watches: the kernel must not go on until the loop has time.
-        self._sandbox.kill()
-        self._loop.call_soon_threadsafe(self._driver.end, f"It used more {what} than it may, so its kernel was killed.")
+        self._driver.end(f"It used more {what} than it may, so its kernel was killed.")
 
 
 async def _in_thread(do: Callable[[], T]) -> T:

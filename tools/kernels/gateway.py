@@ -24,9 +24,9 @@ from tools.kernel_settings import KernelSettings
 from tools.kernels.cells import INTERRUPTS, CellLimits
 from tools.kernels.driving import Driver
 from tools.kernels.gateway_requests import REQUEST_TIMEOUT_S, START_TIMEOUT_S, Requests, part
-from tools.kernels.kernel import Kernel
+from tools.kernels.kernel import Changes, Kernel
 from tools.kernels.remote_files import WHERE, RemoteFiles
-from tools.outcomes import MadeFile, Outcome, Piece, Raised
+from tools.outcomes import Outcome, Piece, Raised
 
 #: What a kernel put out right after we came may not have reached us: then it is asked again.
 _GREETING_AGAIN_S = 0.5
@@ -152,13 +152,14 @@ class GatewayKernel:
         """As `Kernel` says."""
         await self._files.put(name, path)
 
-    async def changes(self) -> list[MadeFile]:
+    async def changes(self) -> Changes:
         """As `Kernel` says."""
-        return await self._files.changes()
+        files = await self._files.changes()
+        return Changes(files, self._files.left_out)
 
-    async def inherit(self, dead: Kernel) -> bool:
+    async def inherit(self, dead: Kernel) -> None:
         """Never: the files of a kernel end with it, or lie where only the gateway reaches them."""
-        return False
+        return
 
     def pause(self) -> None:
         """Nothing: gateways have no word for it."""

@@ -1,9 +1,16 @@
 """What a kernel is to sessions and pools, wherever it runs."""
 
 from pathlib import Path
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 from tools.outcomes import MadeFile, Outcome
+
+
+class Changes(NamedTuple):
+    """The files that a cell made or changed; `left_out`: so many more, as there were too many."""
+
+    files: list[MadeFile]
+    left_out: int
 
 
 class Kernel(Protocol):
@@ -32,12 +39,15 @@ class Kernel(Protocol):
         """
         ...
 
-    async def changes(self) -> list[MadeFile]:
+    async def changes(self) -> Changes:
         """The files that are new or changed since this was asked last, or were put there."""
         ...
 
-    async def inherit(self, dead: "Kernel") -> bool:
-        """Takes over the files of a kernel that has died; False if they have gone with it."""
+    async def inherit(self, dead: "Kernel") -> list[str] | None:
+        """Takes over the files of a kernel that has died; gives the names of those that could not be.
+
+        None if all have gone with it.
+        """
         ...
 
     def pause(self) -> None:

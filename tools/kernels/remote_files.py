@@ -48,6 +48,8 @@ class RemoteFiles:
         self._max_bytes = max_bytes
         self._directory = "."
         self._seen: dict[str, _Mark] = {}
+        #: So many files the last `changes` did not tell of, as there were too many.
+        self.left_out = 0
 
     def found(self, answered: str) -> None:
         """Takes the kernel's answer to `WHERE`: to be asked before any user's code has run."""
@@ -86,8 +88,10 @@ class RemoteFiles:
                 room_bytes -= len(data or b"")
                 made.append(MadeFile(told, size_bytes if data is None else len(data), data))
         except ToolError:
+            self.left_out = 0
             return []
         self._seen = now
+        self.left_out = max(0, len(changed) - self._max_files)
         return made
 
     async def _read(self, path: str, size_bytes: int) -> bytes:

@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import math
 from collections.abc import Mapping, Sequence
 from functools import cached_property
 from typing import Any
@@ -47,8 +48,14 @@ class _Kernels:
         time_s: float | None = None,
     ) -> Outcome:
         """As `Kernels` says."""
-        cell_time_s = min(self.settings.cell_time_s, time_s or self.settings.cell_time_s)
-        return await self._opened().run(code, caller=caller, session=session, files=files, time_s=cell_time_s)
+        return await self._opened().run(
+            code,
+            caller=caller,
+            session=session,
+            files=files,
+            time_s=self.settings.cell_time_s,
+            within_s=math.inf if time_s is None else time_s,
+        )
 
     async def aclose(self) -> None:
         """As `Kernels` says."""

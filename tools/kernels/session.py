@@ -3,7 +3,7 @@
 import asyncio
 import logging
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from enum import IntEnum
 from typing import Any
 
@@ -37,7 +37,24 @@ _TOLD = {
     ),
 }
 
+#: So many of the files that are lost are named.
+_MOST_NAMES = 10
+
 _DIED = "The kernel has ended, and its variables and imports with it."
+
+
+#: The least time that a cell gets: less than that is none.
+_LEAST_S = 1.0
+
+
+@dataclass(frozen=True, slots=True)
+class AskedCell:
+    """A cell that is to be run: for `time_s` at most, and not beyond `ends_at`, on the loop's clock."""
+
+    code: str
+    files: Sequence[AttachedFile]
+    time_s: float
+    ends_at: float
 
 
 class Session:
@@ -58,18 +75,20 @@ class Session:
         self._pool = pool
         self._pause_after_s = pause_after_s
         self._put: set[str] = set()
+        self._gone: list[str] = []
         self._going: list[asyncio.Future[None]] = []
         self._pausing: asyncio.TimerHandle | None = None
         self._is_paused = False
 
-    async def run(self, code: str, files: Sequence[AttachedFile], time_s: float) -> Outcome:
+    async def run(self, cell: AskedCell) -> Outcome:
         """Runs a cell. ToolError if no kernel can be had."""
         kernel = await self._running()
-        notes = await self._bring(kernel, files)
-        outcome = await kernel.execute(code, time_s=time_s)
+        notes = await self._bring(kernel, cell.files)
+        left_s = cell.ends_at - asyncio.get_running_loop().time()
+        outcome = await kernel.execute(cell.code, time_s=min(cell.time_s, max(_LEAST_S, left_s)))
         made = await _changes(kernel, notes)
-        told = [_TOLD[self.lost]] if self.lost else []
-        self.lost = Lost.NOTHING
+        told = [*([_TOLD[self.lost]] if self.lost else []), *_but_for(self._gone)]
+        self.lost, self._gone = Lost.NOTHING, []
         died = [] if kernel.alive else [_DIED]
         return replace(outcome, files=(*outcome.files, *made), notes=(*told, *outcome.notes, *notes, *died))
 
@@ -125,13 +144,15 @@ class Session:
     async def _heir(self, dead: Kernel) -> Kernel:
         fresh = await self._fresh()
         try:
-            is_kept = await _inherited(fresh, dead)
+            gone = await _inherited(fresh, dead)
         except asyncio.CancelledError:
             # The next cell tries again: what is dead keeps its files.
             self._going.append(self._pool.end(fresh))
             raise
         self._pool.end(dead)
-        self._lose(Lost.VARIABLES if is_kept else Lost.FILES)
+        self._lose(Lost.FILES if gone is None else Lost.VARIABLES)
+        if gone:
+            self._gone = gone
         return fresh
 
     def _lose(self, lost: Lost) -> None:
@@ -151,19 +172,31 @@ class Session:
         return notes
 
 
-async def _inherited(fresh: Kernel, dead: Kernel) -> bool:
+async def _inherited(fresh: Kernel, dead: Kernel) -> list[str] | None:
     try:
         return await fresh.inherit(dead)
     except Exception:
         logger.exception("the files of a kernel that has died cannot be taken over")
-        return False
+        return None
+
+
+def _but_for(gone: Sequence[str]) -> list[str]:
+    if not gone:
+        return []
+    names = ", ".join(map(repr, gone[:_MOST_NAMES]))
+    return [f"Of the files these are lost, too: {names}{', ...' if len(gone) > _MOST_NAMES else ''}."]
 
 
 async def _changes(kernel: Kernel, notes: list[str]) -> list[MadeFile]:
     try:
-        return await kernel.changes()
+        made = await kernel.changes()
     except Exception:
         # What the cell has said is worth more than its files.
         logger.exception("the files of a cell cannot be read")
         notes.append("The files that the cell made cannot be read.")
         return []
+    if made.left_out:
+        notes.append(
+            f"Of the files {made.left_out:,} more are in the working directory, and are not kept: they are too many."
+        )
+    return made.files

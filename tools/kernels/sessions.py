@@ -5,6 +5,7 @@ run -> the session's lock -> a place (others make room, or one waits) -> its ker
 """
 
 import asyncio
+import math
 import time
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Sequence
@@ -13,7 +14,7 @@ from tools.attached import AttachedFile
 from tools.errors import ToolError
 from tools.kernels.pool import CLOSED, Pool
 from tools.kernels.room import Place, Room
-from tools.kernels.session import Lost, Session
+from tools.kernels.session import AskedCell, Lost, Session
 from tools.outcomes import Outcome
 
 #: A session that was used within so long is not ended for another caller: somebody may be reading, or thinking.
@@ -60,21 +61,29 @@ class Sessions:
         self._quiet = asyncio.Event()
 
     async def run(
-        self, code: str, *, caller: str, session: str | None, files: Sequence[AttachedFile] = (), time_s: float
+        self,
+        code: str,
+        *,
+        caller: str,
+        session: str | None,
+        files: Sequence[AttachedFile] = (),
+        time_s: float,
+        within_s: float = math.inf,
     ) -> Outcome:
         """Runs a cell in the kernel of the caller's session, or, without a session, in one of its own.
 
-        `files` are put there first, each once. RetryableToolError if there is no room; ToolError if no kernel can be
-        begun.
+        `files` are put there first, each once. The cell has `time_s`, or less if its waiting took so long that it would
+        not end `within_s`. RetryableToolError if there is no room; ToolError if no kernel can be begun.
         """
         self._check_open()
-        until = asyncio.get_running_loop().time() + self._wait_s
+        now = asyncio.get_running_loop().time()
+        until, cell = now + self._wait_s, AskedCell(code, files, time_s, now + within_s)
         self._runs += 1
         self._quiet.clear()
         try:
             if session is None:
-                return await self._once(code, caller, files, time_s, until)
-            return await self._in_turn((caller, session), code, files, time_s, until)
+                return await self._once(caller, until, cell)
+            return await self._in_turn((caller, session), until, cell)
         finally:
             self._runs -= 1
             if not self._runs:
@@ -100,21 +109,17 @@ class Sessions:
 
     # -- one cell ------------------------------------------------------------------------------------------
 
-    async def _once(
-        self, code: str, caller: str, files: Sequence[AttachedFile], time_s: float, until: float
-    ) -> Outcome:
+    async def _once(self, caller: str, until: float, cell: AskedCell) -> Outcome:
         place = Place(caller, kept=False)
         await self._room.take(place, until)
         session = Session(self._pool, self._pause_after_s)
         try:
-            return await session.run(code, files, time_s)
+            return await session.run(cell)
         finally:
             self._room.give_back(place, session.end())
             self._look()
 
-    async def _in_turn(
-        self, key: _Key, code: str, files: Sequence[AttachedFile], time_s: float, until: float
-    ) -> Outcome:
+    async def _in_turn(self, key: _Key, until: float, cell: AskedCell) -> Outcome:
         session = self._sessions.get(key) or self._new(key)
         session.users += 1
         session.stay()
@@ -123,7 +128,7 @@ class Sessions:
                 self._check_open()
                 await self._settle(key, session, until)
                 try:
-                    return await session.run(code, files, time_s)
+                    return await session.run(cell)
                 finally:
                     session.used_s = self._clock()
         finally:

@@ -85,7 +85,7 @@ def _fenced(label: str, text: str) -> str:
 
 
 def _listed(file: MadeFile) -> str:
-    lost = ", too long to be kept" if file.data is None else ""
+    lost = ", not kept: too much" if file.data is None else ""
     return f"{_in_one_line(file.name)} ({_sized(file.size_bytes)}{lost})"
 
 

@@ -1,6 +1,7 @@
 """What a terminal makes of a text: escape sequences do nothing but erase, and what is written over is gone."""
 
 import re
+from itertools import islice
 
 _SURROGATE = re.compile("[\ud800-\udfff]")
 _CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
@@ -23,6 +24,22 @@ _ERASE = "\x1b"
 _EFFECTS = {"\x1b[K": _ERASE, "\x1b[0K": _ERASE, "\x1b[2K": f"\r{_ERASE}"}
 
 
+#: So many control characters of one text take effect; each costs 2 us, and no honest text has more. The others are
+#: left out, at once.
+_MOST_EFFECTS = 20_000
+_NO_CONTROLS = {code: None for code in range(0xA0) if _CONTROL.fullmatch(chr(code)) and chr(code) != "\r"}
+
+
+def _calmed(text: str) -> str:
+    if len(text) <= _MOST_EFFECTS:
+        return text
+    after = next(islice(_CONTROL.finditer(text), _MOST_EFFECTS, None), None)
+    if after is None:
+        return text
+    rest = text[after.start() :].translate(_NO_CONTROLS).replace("\r\n", "\n").replace("\r", "")
+    return text[: after.start()] + rest
+
+
 class Escapes:
     """Takes escape sequences and control characters out of a text that comes in parts."""
 
@@ -31,7 +48,7 @@ class Escapes:
 
     def without(self, text: str) -> str:
         """The next part; it has line ends and tabs, and of the others those that `Screen` knows."""
-        text = self._unfinished + _SURROGATE.sub("\ufffd", text)
+        text = self._unfinished + _calmed(_SURROGATE.sub("\ufffd", text))
         self._unfinished = ""
         if not _CONTROL.search(text):
             return text

@@ -22,6 +22,10 @@ T = TypeVar("T")
 #: What dies with its parent dies with the thread that started it, so all are started by one that lives as long as we.
 LAUNCHER = ThreadPoolExecutor(max_workers=1, thread_name_prefix="florette-launcher")
 
+#: Those who wait for what is being started, each in a thread: as many as there may be starts at the same time, so that
+#: nobody else waits for a free one.
+WAITING = ThreadPoolExecutor(max_workers=64, thread_name_prefix="florette-starting")
+
 #: A start that takes longer is none: on a loaded machine it takes some seconds.
 _START_TIMEOUT_S = 60.0
 
@@ -135,7 +139,7 @@ class Sandbox:
         assert self._process.stdout is not None
         try:
             async with asyncio.timeout(_START_TIMEOUT_S):
-                return await asyncio.to_thread(read, self._process.stdout)
+                return await self._loop.run_in_executor(WAITING, read, self._process.stdout)
         except TimeoutError:
             raise ToolError("A program in the sandbox was silent for too long.") from None
 

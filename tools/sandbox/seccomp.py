@@ -225,6 +225,8 @@ _RULES = (
     _Rule(_EOPNOTSUPP, ("setxattr", "lsetxattr", "fsetxattr", "setxattrat", "file_setattr")),
     _Rule(_EOPNOTSUPP, ("removexattr", "lremovexattr", "fremovexattr", "removexattrat")),
     _Rule(_EPERM, ("setsockopt",), (_Argument(1, within=(_SOL_SOCKET,)), _Argument(2, within=_BUFFER_SIZES))),
+    # A user has 128 of them on all the machine; and they tell the names of files in directories that cannot be read.
+    _Rule(_ENOSYS, ("inotify_init", "inotify_init1")),
     # By these a process that has been stopped would send itself the signal to go on.
     _Rule(_EPERM, ("timer_create",)),
     _Rule(_EPERM, ("fcntl",), (_Argument(1, within=(_F_SETSIG,)),)),
@@ -253,8 +255,6 @@ _WITHOUT_NAMESPACES = (
     # done, as shutil.copy fails otherwise; through descriptors, too, as what is only to be read can be opened.
     _Rule(_error(0), ("chmod", "fchmod", "fchmodat", "fchmodat2", "chown", "fchown", "lchown", "fchownat")),
     _Rule(_error(0), ("utime", "utimes", "futimesat", "utimensat")),
-    # It tells the names of files in directories that cannot be read.
-    _Rule(_ENOSYS, ("inotify_init", "inotify_init1")),
     # Other processes may belong to the same user, too: only 0, oneself, is left.
     _Rule(_EPERM, ("prlimit64", "sched_setaffinity", "sched_setattr", "sched_setparam"), (_Argument(0, outside=(0,)),)),
     # Said to have been done: libzmq does it to each thread that it starts, by its number, and aborts if it cannot.

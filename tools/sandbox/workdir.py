@@ -44,7 +44,7 @@ class Workdir:
         owner: int | None = None,
         max_files: int = 20,
         max_bytes: int = 64 << 20,
-        max_total_bytes: int = 128 << 20,
+        max_total_bytes: int = 64 << 20,
     ) -> None:
         self._fd = fd
         self._owner = owner

@@ -16,7 +16,8 @@ from pathlib import Path
 
 from tools.errors import ToolError
 from tools.sandbox.bubblewrap import RUN_DIR, TMP_DIR, WORKDIR, WRITABLE, Descriptors, View, arguments
-from tools.sandbox.launching import LAUNCHER, Places, Program, Sandbox, in_memory, launched
+from tools.sandbox.launching import LAUNCHER, WAITING, Places, Program, Sandbox, in_memory, launched
+from tools.sandbox.processes import kill
 
 #: Root would be exempt from the limit of processes, so its sandboxes belong to a user that nobody is: above those that
 #: distributions give to people, services and containers.
@@ -67,9 +68,10 @@ class Bubblewrap:
         """As `Launcher` says."""
         process, info = await launched(lambda: self._spawn(program), _dispose)
         try:
-            root_pid = await asyncio.to_thread(_root_pid, info)
+            loop = asyncio.get_running_loop()
+            root_pid = await loop.run_in_executor(WAITING, _root_pid, info)
             if root_pid is None:
-                raise ToolError(f"There is no sandbox: {await asyncio.to_thread(_said, process)}")
+                raise ToolError(f"There is no sandbox: {await loop.run_in_executor(WAITING, _said, process)}")
             root = f"/proc/{root_pid}/root"
             writable = tuple(root + path for path in WRITABLE)
             return Sandbox(process, root_pid, Places(root + WORKDIR, root + RUN_DIR, root + TMP_DIR, writable))
@@ -169,7 +171,8 @@ def _dispose(spawned: tuple["subprocess.Popen[bytes]", int]) -> None:
 
 
 def _end(process: "subprocess.Popen[bytes]") -> None:
-    process.kill()
+    # With what it has started: that does not die with it before it has asked to.
+    kill(process.pid)
     process.wait()
     if process.stdout:
         process.stdout.close()

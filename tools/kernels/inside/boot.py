@@ -46,6 +46,9 @@ _WARMING = {
     "pd": "pd.DataFrame({'a': [1.0, 2.0], 'b': ['c', 'd']}).groupby('b').describe()",
 }
 
+#: A third of the weight that others have.
+_NICENESS = 5
+
 #: File descriptors that may have been left open for us are below this.
 _INHERITED = 1024
 
@@ -60,8 +63,9 @@ def main() -> None:
     """Starts what the arguments ask for, and tells whoever reads stdout how that went."""
     # What whoever started us had open is not for the user's code.
     os.closerange(3, _INHERITED)
+    # Where processors, or memory, are short for all, the server goes on.
+    os.nice(_NICENESS)
     with contextlib.suppress(OSError):
-        # Where memory is short for all, a kernel goes first.
         Path("/proc/self/oom_score_adj").write_text("1000")
     own = Path(os.environ["TMPDIR"])
     os.environ |= {"MPLCONFIGDIR": str(own / "matplotlib"), "IPYTHONDIR": str(own / "ipython")}

@@ -62,11 +62,11 @@ def stream_class(iostream: Any, output_chars: int) -> Any:
             if not isinstance(string, str):
                 # It raises what is due.
                 return super().write(string)
+            wanted = string[: max(0, output_chars - Stream.written)]
             Stream.written += len(string)
-            if Stream.written > output_chars:
-                return len(string)
             # Half a character of UTF-16 would break the message that carries it.
-            return super().write(string.encode("utf-8", "replace").decode())
+            super().write(wanted.encode("utf-8", "replace").decode())
+            return len(string)
 
         @classmethod
         def begin(cls) -> None:
