@@ -41,7 +41,7 @@ SMALL: dict[str, Any] = {
 }
 
 #: A server that is silent for so long lets everybody wait; under all other loads here it is a few milliseconds.
-SILENT_S = 1.5
+SILENT_S = 3.0
 
 #: The neighbour's cell takes 5 ms; beside a bomb that uses all processors, some tenths of a second.
 PATIENCE_S = 10.0

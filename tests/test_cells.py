@@ -755,3 +755,14 @@ def test_deep_nesting_and_huge_numbers_are_ignored() -> None:
         said("status", execution_state=deep),
     ]
     assert pieces_of(*hostile) == (Raised("Error", "", "Error: "),)
+
+
+@pytest.mark.parametrize("control", ["a\r", "ab\b", "\x1b[", "\x9b", "\x1b[Ka"])
+def test_of_very_many_control_characters_those_at_the_end_have_no_effect(control: str) -> None:
+    """Each takes time, in which a server would do nothing else."""
+    cell = Cell(OURS, CellLimits(output_bytes=10_000_000, messages=10, images=1, image_bytes=1000))
+    cell.iopub(said("stream", name="stdout", text=control * 500_000 + "\nend"))
+    [written] = cell.outcome().pieces
+    assert isinstance(written, Written)
+    assert written.text.endswith("\nend")
+    assert not set(written.text) & set("\r\b\x1b\x9b")

@@ -142,7 +142,7 @@ filtered.set()
 thread.join()
 print(json.dumps([*found, error(os.memfd_create, "x")]))
 """
-    assert answer(body, program=program(network=True).hex()) == [errno.ENOSYS] * 2
+    assert answer(body, program=program(apart=True).hex()) == [errno.ENOSYS] * 2
 
 
 def test_two_filters_hold_both() -> None:
@@ -152,7 +152,7 @@ confinement.filter_system_calls(bytes.fromhex(told["first"]))
 confinement.filter_system_calls(bytes.fromhex(told["second"]))
 print(json.dumps([error(socket.socket, socket.AF_INET), error(os.memfd_create, "x")]))
 """
-    programs = {"first": program(network=False).hex(), "second": program(network=True).hex()}
+    programs = {"first": program(apart=False).hex(), "second": program(apart=True).hex()}
     assert answer(body, **programs) == [errno.EAFNOSUPPORT, errno.ENOSYS]
 
 
@@ -182,7 +182,7 @@ found = error(confinement.filter_system_calls, bytes.fromhex(told["program"]))
 end.set()
 print(json.dumps(found))
 """
-    assert answer(body, program=program(network=True).hex()) == errno.EBUSY
+    assert answer(body, program=program(apart=True).hex()) == errno.EBUSY
 
 
 STATE = """
@@ -201,16 +201,14 @@ confinement.filter_system_calls(bytes.fromhex(told["program"]))
 """
     # The first is PR_GET_DUMPABLE.
     assert answer(STATE, program="") == [1, "0", "0"]
-    assert answer(_needs_landlock(confine) + STATE, program=program(network=True).hex()) == [1, "1", "2"]
+    assert answer(_needs_landlock(confine) + STATE, program=program(apart=True).hex()) == [1, "1", "2"]
 
 
 @pytest.mark.parametrize(
     "confine", ["confinement.restrict(['/'], [])", "confinement.filter_system_calls(bytes.fromhex(told['program']))"]
 )
 def test_either_alone_keeps_root_from_gaining_privileges_too(confine: str) -> None:
-    dumpable, no_new_privileges, _ = answer(
-        _needs_landlock(confine) + "\n" + STATE, program=program(network=True).hex()
-    )
+    dumpable, no_new_privileges, _ = answer(_needs_landlock(confine) + "\n" + STATE, program=program(apart=True).hex())
     assert (dumpable, no_new_privileges) == (1, "1")
 
 

@@ -607,3 +607,19 @@ async def test_what_is_private_depends_on_who_asks_and_on_the_files(workers: Wor
     assert (await result_of(executor, call("scripted"), ada)).text == "adas"
     assert (await result_of(executor, call("scripted"), other)).text == "another"
     assert (await result_of(executor, call("scripted"), ada)).text == "adas"
+
+
+class NamesBadly(BaseTool):
+    """Gives a file whose name is Markdown."""
+
+    name = "names_badly"
+    description = "Gives a file."
+
+    async def call(self, params: Any, **kwargs: Any) -> FileItem:
+        return FileItem("a](http://evil)[b\n.txt", url="http://good")
+
+
+async def test_a_files_name_cannot_end_its_link(workers: Workers) -> None:
+    executor = Executor(Toolbox.holding(NamesBadly()), workers)
+    result = await executor.execute(Call("c", "names_badly", "{}"), ToolContext())
+    assert result.text == r"[a\]\(http://evil\)\[b .txt](http://good)"

@@ -840,3 +840,31 @@ def test_whoever_comes_and_goes_the_laws_hold(
 
     with asyncio.Runner(loop_factory=PretendLoop) as runner:
         runner.run(play())
+
+
+async def test_of_files_that_are_too_many_the_model_is_told(stage: Stage) -> None:
+    outcome = await stage.run("s", "; ".join(f"write {name}" for name in "abcde"))
+    assert [file.name for file in outcome.files] == ["a", "b", "c"]
+    assert outcome.notes == ("2 more files are in the working directory, and are not kept: they are too many.",)
+
+
+async def test_files_that_could_not_be_taken_over_are_named_and_attached_ones_are_not_put_again(stage: Stage) -> None:
+    given = attached("file-1", "given.csv")
+    await stage.run("s", "write a; write b; die", given)
+    stage.begin.equip = lambda kernel: kernel.refuses.add("b")
+    outcome = await stage.run("s", "", given)
+    assert outcome.notes == (KEPT, "Of the files these are lost, too: 'b'.")
+    assert stage.begin.made[-1].puts == []
+    assert (await stage.run("s")).notes == ()
+
+
+async def test_a_cell_that_waited_has_the_time_that_is_left(stage: Stage) -> None:
+    first, second = await started(
+        stage.run("s", "take 5"),
+        stage.sessions.run("take 50", caller="me", session="s", time_s=60.0, within_s=12.0),
+    )
+    await first
+    began = now_s()
+    assert (await second).status == "timeout"
+    # It looks at the time once a second.
+    assert 7.0 <= now_s() - began <= 8.5

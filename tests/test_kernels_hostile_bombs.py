@@ -165,29 +165,17 @@ print(sum(int(os.read(told, 20)) for _ in range(4)))
 """
 
 PAIRS = SOCKETS.replace("MAKE", "socket.socketpair()").replace("SERVER", "None")
-LOOPBACK = SOCKETS.replace("MAKE", "(socket.create_connection(server.getsockname()), server.accept()[0])").replace(
-    "SERVER", "socket.create_server(('127.0.0.1', 0))"
-)
 
 
-@pytest.mark.parametrize("code", [PAIRS, LOOPBACK])
-async def test_sockets_are_counted_as_what_lies_in_them_is_nobodys_memory(siege: Siege, code: str) -> None:
-    outcome = await siege.attack(f"{code.replace('NUMBER', '110')}\ntime.sleep(5)")
+async def test_sockets_are_counted_as_what_lies_in_them_is_nobodys_memory(siege: Siege) -> None:
+    outcome = await siege.attack(f"{PAIRS.replace('NUMBER', '110')}\ntime.sleep(5)")
     assert outcome.status == "limit", outcome
     assert "It used more sockets than it may, so its kernel was killed." in told(outcome)
 
 
-@pytest.mark.parametrize(
-    ("siege", "code"),
-    [
-        ("auto", PAIRS),
-        ("landlock", PAIRS),
-        pytest.param("auto", LOOPBACK),
-    ],
-    indirect=["siege"],
-)
-async def test_sockets_that_are_few_enough_hold_little(siege: Siege, code: str) -> None:
-    outcome = await siege.attack(code.replace("NUMBER", "30"))
+@EITHER
+async def test_sockets_that_are_few_enough_hold_little(siege: Siege) -> None:
+    outcome = await siege.attack(PAIRS.replace("NUMBER", "30"))
     assert outcome.status in {"ok", "limit"}, outcome
     held = int(said(outcome)) if outcome.status == "ok" else 0
     assert held < SMALL["memory_bytes"], f"{held >> 20} MB"
@@ -403,7 +391,7 @@ HEEDS = {
 IGNORES = {
     "a loop that goes on": "def go():\n    try: time.sleep(60)\n    except BaseException: go()\ngo()",
     "signals": "signal.signal(signal.SIGINT, signal.SIG_IGN)\nwhile True: pass",
-    "a power": "7 ** 10**9",
+    "a power": "3 ** 10**8",
     "a stopped kernel": "os.kill(os.getpid(), signal.SIGSTOP)",
     "what is done at the end": "try: time.sleep(60)\nfinally: signal.signal(2, signal.SIG_IGN); time.sleep(60)",
 }

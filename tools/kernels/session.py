@@ -196,7 +196,5 @@ async def _changes(kernel: Kernel, notes: list[str]) -> list[MadeFile]:
         notes.append("The files that the cell made cannot be read.")
         return []
     if made.left_out:
-        notes.append(
-            f"Of the files {made.left_out:,} more are in the working directory, and are not kept: they are too many."
-        )
+        notes.append(f"{made.left_out:,} more files are in the working directory, and are not kept: they are too many.")
     return made.files

@@ -44,7 +44,7 @@ _BWRAP_LAYERS: Mapping[str, str] = MappingProxyType(
     {
         "namespaces": "own user, processes, network without any way out, ipc, host name; dies with the server",
         "files": "only the system's and Python's directories, read-only; what can be written is memory of a fixed size",
-        "seccomp": "no mounts, tracing, keys, new namespaces, kernel modules, io_uring, memfd, rare kinds of sockets",
+        "seccomp": "no mounts, tracing, keys, new namespaces, kernel modules, io_uring, memfd, or sockets but unix's",
         "capabilities": "none, and none can be gained",
         "limits": "memory, processes, length and number of files, watched over all processes of a sandbox",
     }
@@ -101,7 +101,7 @@ def find(wanted: Isolation, trial: Program) -> Found:
     if wanted in ("auto", "landlock"):
         version = landlock_version()
         if version >= _LANDLOCK_NEEDED and not hidden:
-            return Found("landlock", Warded(setpriv), _LANDLOCK_LAYERS, seccomp.program(network=False))
+            return Found("landlock", Warded(setpriv), _LANDLOCK_LAYERS, seccomp.program(apart=False))
         old = f"Landlock {_LANDLOCK_NEEDED} is not there, which comes with Linux 6.12 (found: {version})"
         problems.append(f"for Landlock, {out_of_reach}" if hidden else old)
     raise ToolUnavailable(f"code cannot be isolated here: {'; '.join(problems)}")
@@ -117,7 +117,7 @@ def _bwrap(trial: Program, setpriv: str | None) -> Found | str:
     if path is None:
         return "bubblewrap is not installed (apt-get install bubblewrap)"
     try:
-        launcher = Bubblewrap(str(Path(path)), setpriv, seccomp.program(network=True))
+        launcher = Bubblewrap(str(Path(path)), setpriv, seccomp.program(apart=True))
     except ValueError as error:
         return str(error)
     problem = launcher.try_out(trial, _TRIAL_TIMEOUT_S)

@@ -101,13 +101,6 @@ def used_sockets(pid: int) -> int:
     return int(words[2]) if len(words) > 2 else 0
 
 
-def queued_bytes(pid: int) -> int:
-    """What waits to be read or sent in the TCP connections of this process's network namespace."""
-    # sl local_address rem_address st tx_queue:rx_queue ...
-    rows = [line.split() for name in ("tcp", "tcp6") for line in _read(f"/proc/{pid}/net/{name}").splitlines()[1:]]
-    return sum(int(queue, 16) for row in rows if len(row) > 4 for queue in row[4].split(":"))
-
-
 def _threads(pid: int) -> list[str]:
     with suppress(OSError):
         return [thread.name for thread in Path(f"/proc/{pid}/task").iterdir()]

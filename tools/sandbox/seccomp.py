@@ -155,8 +155,7 @@ _BUFFER_SIZES = (7, 8, 32, 33)
 #: They type into the terminal that they are run from, change how it is read, or load a line discipline into the kernel.
 _TIOCSTI, _TIOCLINUX, _TIOCSETD = 0x5412, 0x541C, 0x5423
 
-_AF_UNIX, _AF_INET, _AF_INET6, _AF_NETLINK = 1, 2, 10, 16
-_NETLINK_ROUTE = 0
+_AF_UNIX = 1
 #: A socket's type has SOCK_NONBLOCK and SOCK_CLOEXEC in it; of types there are fewer than 16.
 _TYPE_MASK, _SOCK_DGRAM, _SOCK_RAW = 0xF, 2, 3
 
@@ -230,24 +229,14 @@ _RULES = (
     # By these a process that has been stopped would send itself the signal to go on.
     _Rule(_EPERM, ("timer_create",)),
     _Rule(_EPERM, ("fcntl",), (_Argument(1, within=(_F_SETSIG,)),)),
-    # Network namespaces do not hold for all families: AF_VSOCK and AF_ALG, for example.
-    _Rule(
-        _EAFNOSUPPORT,
-        ("socket", "socketpair"),
-        (_Argument(0, outside=(_AF_UNIX, _AF_INET, _AF_INET6, _AF_NETLINK)),),
-    ),
-    # getifaddrs() asks for routes: zmq needs it even where there is none.
-    _Rule(
-        _EAFNOSUPPORT,
-        ("socket", "socketpair"),
-        (_Argument(0, within=(_AF_NETLINK,)), _Argument(2, outside=(_NETLINK_ROUTE,))),
-    ),
+    # No network, which a namespace of its own alone would not mean: AF_VSOCK and AF_ALG pass it by, and what is sent to
+    # oneself through TCP waits in memory that nobody counts.
+    _Rule(_EAFNOSUPPORT, ("socket", "socketpair"), (_Argument(0, outside=(_AF_UNIX,)),)),
 )
 
 #: For code that lives among the processes and files of others, held by Landlock only. That has nothing to say (up to
 #: version 8) about connecting to sockets with a path, about modes and owners, and about other processes' limits.
 _WITHOUT_NAMESPACES = (
-    _Rule(_EAFNOSUPPORT, ("socket", "socketpair"), (_Argument(0, outside=(_AF_UNIX,)),)),
     # A datagram finds its way without connect. (SOCK_RAW is another word for it among AF_UNIX.)
     _Rule(_EPERM, ("socket", "socketpair"), (_Argument(1, within=(_SOCK_DGRAM, _SOCK_RAW), mask=_TYPE_MASK),)),
     _Rule(_EPERM, ("connect",)),
@@ -266,11 +255,11 @@ _WITHOUT_NAMESPACES = (
 )
 
 
-def program(*, network: bool, machine: str = platform.machine()) -> bytes:
+def program(*, apart: bool, machine: str = platform.machine()) -> bytes:
     """The filter for a machine of this kind, as struct sock_filter[].
 
-    `network` False is for code without namespaces of its own: it connects to nothing, and neither touches other
-    processes nor modes, owners and times of files. ValueError for machines other than x86_64 and aarch64.
+    `apart`: for code with namespaces of its own. Other code connects to nothing, and neither touches other processes
+    nor modes, owners and times of files. ValueError for machines other than x86_64 and aarch64.
     """
     if machine not in _ARCHITECTURES:
         raise ValueError(f"no system call filter for {machine}: there is one for {' and '.join(_ARCHITECTURES)}")
@@ -279,7 +268,7 @@ def program(*, network: bool, machine: str = platform.machine()) -> bytes:
     if machine == "x86_64":
         code += [_jump(_AT_LEAST, _X32_BIT, 0, 1), _return(KILL)]
     code += [_jump(_ABOVE, NEWEST, 0, 1), _return(_ENOSYS)]
-    for rule in _RULES if network else (*_RULES, *_WITHOUT_NAMESPACES):
+    for rule in _RULES if apart else (*_RULES, *_WITHOUT_NAMESPACES):
         code += _block(rule, _numbers(rule.names, column))
     return b"".join([*code, _return(ALLOW)])
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from itertools import count
 from typing import Literal, NewType, Protocol
 
-from tools.sandbox.processes import family, proportional_bytes, queued_bytes, resident_bytes, used_sockets
+from tools.sandbox.processes import family, proportional_bytes, resident_bytes, used_sockets
 from tools.sandbox.system_calls import used_inodes
 
 logger = logging.getLogger(__name__)
@@ -17,9 +17,6 @@ logger = logging.getLogger(__name__)
 #: The limit of processes holds inside already, but not for root, and not for those who have their own namespace of
 #: users: twice as many are nobody's who keeps to it, with the processes of the sandbox itself.
 _PROCESSES_FACTOR = 2
-
-#: A kernel has some 40.
-_FEW_SOCKETS = 60
 
 #: Between vfork and exec a child's memory is its parent's, and counts twice, for a millisecond or, where there is much
 #: to do, some: too much memory is believed when it is seen again after this time, in which a bomb grows by 5 %.
@@ -127,14 +124,9 @@ class _Watched:
             return "sockets"
         return None
 
-    def _queued_bytes(self) -> int:
-        # Looked for where there are any but a kernel's own.
-        many = self._limits.sockets is not None and used_sockets(self._pid) > _FEW_SOCKETS
-        return queued_bytes(self._pid) if many else 0
-
     def _has_too_much(self, pids: Sequence[int]) -> bool:
         before = self._suspected
-        most = self._limits.memory_bytes - self._queued_bytes()
+        most = self._limits.memory_bytes
         self._suspected = resident_bytes(pids) > most and proportional_bytes(pids) > most
         return before and self._suspected
 

@@ -106,7 +106,7 @@ def _kernel(start: dict[str, Any]) -> Any:
     if "pandas" in loaded:
         loaded["pandas"].set_option("display.width", _TABLE_COLUMNS)
     stream = streams.stream_class(importlib.import_module("ipykernel.iostream"), start["output_chars"])
-    app = _app(start["connection"], stream, pipe=start["landlock"] is None)
+    app = _app(start["connection"], stream)
     _wake_by_signals()
     known = {_KNOWN_AS[name]: module for name, module in loaded.items() if name in _KNOWN_AS}
     app.shell.push({name: importlib.import_module(name) for name in _KNOWN} | known, interactive=False)
@@ -157,18 +157,15 @@ def _silence() -> None:
     os.close(nowhere)
 
 
-def _app(connection: dict[str, Any], stream: Any, *, pipe: bool) -> Any:
+def _app(connection: dict[str, Any], stream: Any) -> Any:
     kernelapp = importlib.import_module("ipykernel.kernelapp")
     iostream = importlib.import_module("ipykernel.iostream")
     config = importlib.import_module("traitlets.config").Config
 
     class App(kernelapp.IPKernelApp):  # type: ignore[misc, name-defined]
-        """The kernel. Its pipe, by which processes that it forks write, is TCP: Landlock's tier has none."""
+        """The kernel, without the pipe by which processes that it forks write: that would be TCP. See `streams`."""
 
         def init_iopub(self, context: Any) -> None:
-            if pipe:
-                super().init_iopub(context)
-                return
             self.iopub_socket = context.socket(importlib.import_module("zmq").XPUB)
             self.iopub_socket.linger = 1000
             self.iopub_port: int = self._bind_socket(self.iopub_socket, self.iopub_port)

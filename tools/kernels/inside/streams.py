@@ -1,7 +1,8 @@
 """What a kernel writes, told with the cell that wrote it. Runs inside the sandbox, beside `boot.py`.
 
-What Python writes is told at once. What programs write comes through a pipe that a thread of ipykernel's reads, when it
-comes to it; so `flush`, with which each cell ends, puts a mark into the pipe, and waits until it has come out.
+What Python writes is told at once. What programs write, and processes that were forked, comes through a pipe that a
+thread of ipykernel's reads, when it comes to it; so `flush`, with which each cell ends, puts a mark into the pipe, and
+waits until it has come out.
 """
 
 import os
@@ -62,6 +63,10 @@ def stream_class(iostream: Any, output_chars: int) -> Any:
             if not isinstance(string, str):
                 # It raises what is due.
                 return super().write(string)
+            if os.getpid() != self._master_pid:
+                # The thread that would send it is not in a process that was forked; the one that reads the pipe is.
+                os.write(self._pipe, string.encode("utf-8", "replace"))
+                return len(string)
             wanted = string[: max(0, output_chars - Stream.written)]
             Stream.written += len(string)
             # Half a character of UTF-16 would break the message that carries it.
