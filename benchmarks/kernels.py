@@ -37,8 +37,8 @@ pd.DataFrame({"a": [1, 2], "b": ["x", "y"]})
 
 _ENDLESS = "while True: pass"
 
-#: So long a cell runs before it is interrupted.
-_BUSY_S = 0.3
+#: So long a cell runs before it is interrupted; no cell has less time.
+_BUSY_S = 1.0
 
 #: To see that a kernel is ready, and to wait for one of fifty.
 _LOOK_S = 0.05

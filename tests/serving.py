@@ -16,7 +16,7 @@ from starlette.types import ASGIApp
 T = TypeVar("T")
 
 #: What is asked of the loop takes milliseconds; a loaded machine may need some seconds, and more is a hang.
-PATIENCE_S = 10.0
+PATIENCE_S = 30.0
 
 #: What a client waits for an answer: only a hang takes so long, however loaded the machine is.
 HANG_S = 60.0

@@ -101,7 +101,7 @@ async def test_the_kernel_is_in_a_sandbox(specs: KernelSpecManager, tmp_path: Pa
         "print(sorted(int(name) for name in os.listdir('/proc') if name.isdigit()))"
     )
     async with _kernel(specs, tmp_path) as (_, client):
-        assert await _said(client, look) == "ConnectionRefusedError\n/mnt/data 1000 False None\n[1, 2]\n"
+        assert await _said(client, look) == "OSError\n/mnt/data 1000 False None\n[1, 2]\n"
 
 
 async def test_an_interrupt_is_a_message(specs: KernelSpecManager, tmp_path: Path) -> None:
