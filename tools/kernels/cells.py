@@ -179,7 +179,7 @@ class Cell:
         lines = content.get("traceback")
         told = "\n".join(part for part in lines if isinstance(part, str)) if isinstance(lines, list) else ""
         if name:
-            self._add(Raised(name, message, _tidy(within(told)) or f"{name}: {message}"))
+            self._add(Raised(name, message, _tidy(within(told)) or within(f"{name}: {message}")))
 
     def _add(self, entry: "_Stream | _Display | Raised") -> None:
         if self._clears_next:
