@@ -47,8 +47,6 @@ class Cell:
         self._limits = limits
         self._is_idle = False
         self._reply: Mapping[str, Any] | None = None
-        #: True once it was told that an interrupt ended it.
-        self.heeded_interrupt = False
         self._failed = False
         self._entries: list[_Stream | _Display | Raised] = []
         self._displays: dict[str, _Display] = {}
@@ -75,7 +73,6 @@ class Cell:
     def shell(self, message: Mapping[str, Any]) -> None:
         """Takes a message of the shell channel."""
         if self.is_meant_by(message) and _kind(message) == "execute_reply":
-            self.heeded_interrupt |= _string(_mapping(message, "content"), "ename") in INTERRUPTS
             self._reply = _mapping(message, "content")
 
     def iopub(self, message: Mapping[str, Any]) -> None:

@@ -34,7 +34,7 @@ Message = Mapping[str, Any]
 class Driver:
     """Runs one cell at a time.
 
-    `interrupt` has the kernel stop its cell, and returns when it has arrived; `kill` ends it; `renew`
+    `interrupt` has the kernel stop its cell, and returns when that cannot hit a later one; `kill` ends it; `renew`
     makes the connection anew when output was lost. Whoever reads from the kernel calls `heard`, and `ended` at its end.
     """
 
@@ -146,20 +146,15 @@ class Driver:
         return late
 
     async def _stop(self, cell: Cell) -> None:
-        interrupting = asyncio.ensure_future(self._interrupt())
         try:
             async with asyncio.timeout(self._grace_s):
+                await self._interrupt()
                 await self._heard_all(cell, until_over=False)
-                if self.alive and not cell.heeded_interrupt:
-                    # It ended by itself: the interrupt may still be on its way, and is not to hit the next one.
-                    await interrupting
         except TimeoutError:
             if self.alive:
                 self.end("It did not heed the interrupt, so its kernel was killed.")
             while self.alive:
                 await self._heard()
-        finally:
-            interrupting.cancel()
 
     async def _stopped(self, cell: Cell) -> None:
         try:

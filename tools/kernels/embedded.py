@@ -181,8 +181,6 @@ class EmbeddedKernel:
 
     async def changes(self) -> Changes:
         """As `Kernel` says."""
-        if self._files.is_bare:
-            return Changes([], 0)
         files = await _in_thread(self._files.changes)
         return Changes(files, self._files.left_out)
 

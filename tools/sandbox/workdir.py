@@ -116,11 +116,6 @@ class Workdir:
         with self._held() as root:
             return used_inodes(root)
 
-    @property
-    def is_bare(self) -> bool:
-        """True if there is certainly nothing, as on its whole file system there is nothing; that is quickly told."""
-        return self.used_inodes() <= 1
-
     def close(self) -> None:
         """Lets go of the directory; a call that is under way comes to its end."""
         with self._closing:

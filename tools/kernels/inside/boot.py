@@ -112,8 +112,8 @@ def _kernel(start: dict[str, Any]) -> Any:
     app.shell.push({name: importlib.import_module(name) for name in _KNOWN} | known, interactive=False)
     if start["warm"]:
         _warm(app.shell, known)
-        gc.collect()
     # What is loaded stays, and need not be looked at again and again: a figure makes objects enough for that.
+    gc.collect()
     gc.freeze()
     _keep_threads_apart()
     if start["seccomp"] is not None:
