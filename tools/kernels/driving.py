@@ -1,8 +1,7 @@
 """Drives one kernel through its cells, wherever it runs: sends, reads until all is said, and stops what takes too long.
 
 run -> send ... messages ... -> done
-`-> its time is over, or it puts out too much -> interrupt ... -> done
-`-> kill
+            `-> its time is over, or it puts out too much -> interrupt ... -> done, or kill
 """
 
 import asyncio

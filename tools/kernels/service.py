@@ -32,7 +32,6 @@ class _Kernels:
     def __init__(self, settings: KernelSettings) -> None:
         self.settings = settings
         self._sessions: Sessions | None = None
-        self._pool: Pool | None = None
 
     async def start(self) -> None:
         """As `Kernels` says."""

@@ -42,7 +42,6 @@ _MOST_NAMES = 10
 
 _DIED = "The kernel has ended, and its variables and imports with it."
 
-
 #: The least time that a cell gets: less than that is none.
 _LEAST_S = 1.0
 

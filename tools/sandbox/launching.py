@@ -32,7 +32,6 @@ _START_TIMEOUT_S = 60.0
 #: So much of what a program says when it does not start is told: a traceback.
 _MOST_SAID_BYTES = 4000
 
-
 #: The first process of a sandbox has a tenth of this.
 _ROOT_BYTES = 10_000_000
 
@@ -99,6 +98,7 @@ class Sandbox:
         self._gone = asyncio.Event()
         self._on_end: list[Callable[[], None]] = []
         self._killing = threading.Lock()
+        self._closed = False
         self._loop = asyncio.get_running_loop()
         # Ids of processes are given anew as soon as one has ended; what these stand for does not change.
         self._root = os.pidfd_open(root_pid)
@@ -146,7 +146,7 @@ class Sandbox:
     def kill(self) -> None:
         """Kills the program and all that it started; may be called from any thread, and again."""
         with self._killing, contextlib.suppress(ProcessLookupError, BrokenPipeError):
-            if self._gone.is_set():
+            if self._gone.is_set() or self._closed:
                 return
             if self._warden:
                 os.write(self._warden.alive, b"k")
@@ -159,7 +159,11 @@ class Sandbox:
         self.kill()
         if self._warden and not self._gone.is_set():
             await self._ended.wait()
-            os.close(self._warden.alive)
+            with self._killing:
+                # Once: its number may soon be another's.
+                if not self._closed:
+                    os.close(self._warden.alive)
+                self._closed = True
         await self._gone.wait()
 
     def _end(self) -> None:

@@ -1,7 +1,7 @@
 """Sandboxes of bubblewrap: nothing of one is on disk, and when we end, however that be, the system removes it whole.
 
-we -> bwrap -> the sandbox's first process -> the program
-we, as root -> bwrap, which shows what only root may see -> setpriv, which is root no longer -> bwrap -> ...
+we          -> bwrap -> the sandbox's first process -> the program
+we, as root -> a shell, which shows what only root may see; it becomes setpriv, which becomes bwrap -> ...
 """
 
 import asyncio
