@@ -695,6 +695,31 @@ async def test_a_cell_that_takes_too_long_is_stopped_and_all_else_is_kept(notebo
     assert await notebook.value("x") == "2"
 
 
+#: Interrupts its own process for a second or so, whatever that does meanwhile.
+INTERRUPTS = """
+import os, signal, threading, time
+kept = 1
+def storm():
+    for _ in range(1000):
+        os.kill(os.getpid(), signal.SIGINT)
+        time.sleep(0.001)
+interrupting = threading.Thread(target=storm)
+interrupting.start()
+"""
+
+
+async def test_an_interrupt_at_whatever_moment_ends_a_cell_and_never_the_kernel(notebook: Notebook) -> None:
+    # It comes while a cell begins, or when it has ended, too.
+    outcomes = [await notebook.run(INTERRUPTS)]
+    while (outcome := await notebook.run("interrupting.is_alive()")).pieces != (Shown("False", is_result=True),):
+        outcomes.append(outcome)
+    assert {outcome.status for outcome in outcomes} <= {"ok", "error"}
+    assert {piece.name for outcome in outcomes for piece in outcome.pieces if isinstance(piece, Raised)} == {
+        "KeyboardInterrupt"
+    }
+    assert await notebook.value("kept") == "1"
+
+
 async def test_after_the_kernels_death_files_are_kept_and_the_model_is_told(notebook: Notebook, tmp_path: Path) -> None:
     given = attached(tmp_path / "given.txt", b"given")
     await notebook.outcome("x = 1; os.makedirs('deep'); _ = open('deep/made.txt', 'w').write('made')", given)

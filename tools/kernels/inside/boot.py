@@ -19,6 +19,7 @@ import sys
 import threading
 import traceback
 from pathlib import Path
+from types import FrameType
 from typing import Any
 
 #: Names under which code that was written by models expects these, even if it does not import them.
@@ -161,9 +162,12 @@ def _app(connection: dict[str, Any], stream: Any) -> Any:
     kernelapp = importlib.import_module("ipykernel.kernelapp")
     iostream = importlib.import_module("ipykernel.iostream")
     config = importlib.import_module("traitlets.config").Config
+    kernel = _kernel_class(importlib.import_module("ipykernel.ipkernel"))
 
     class App(kernelapp.IPKernelApp):  # type: ignore[misc, name-defined]
         """The kernel, without the pipe by which processes that it forks write: that would be TCP. See `streams`."""
+
+        kernel_class = kernel
 
         def init_iopub(self, context: Any) -> None:
             self.iopub_socket = context.socket(importlib.import_module("zmq").XPUB)
@@ -194,6 +198,32 @@ def _app(connection: dict[str, Any], stream: Any) -> Any:
     # Python runs isolated, so IPython leaves it out: modules of the user's own are to be found.
     sys.path.insert(0, "")
     return app
+
+
+def _kernel_class(ipkernel: Any) -> Any:
+    in_cell = ipkernel.IPythonKernel.do_execute.__code__
+
+    def interrupt(_: int, frame: FrameType | None) -> None:
+        # Only where a cell runs: one that has ended by itself would take the kernel with it, or lose its answer.
+        while frame is not None and frame.f_code is not in_cell:
+            frame = frame.f_back
+        if frame is not None:
+            raise KeyboardInterrupt
+
+    class Kernel(ipkernel.IPythonKernel):  # type: ignore[misc]
+        """A kernel that an interrupt ends never, whenever it comes; a cell it ends, while that runs."""
+
+        def pre_handler_hook(self) -> None:
+            self.saved_sigint_handler = signal.signal(signal.SIGINT, interrupt)
+
+        async def do_execute(self, *args: Any, **kwargs: Any) -> Any:
+            try:
+                return await super().do_execute(*args, **kwargs)
+            except KeyboardInterrupt:
+                # It came while the cell began, or ended: all there was to say of it has been said.
+                return {"status": "error", "ename": "KeyboardInterrupt", "evalue": "", "traceback": []}
+
+    return Kernel
 
 
 def _keep_threads_apart() -> None:
