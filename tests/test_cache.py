@@ -244,7 +244,13 @@ class Broken:
         self._ask()
         await self._store.put(key, value, ttl_s=ttl_s)
 
-    async def delete(self, key: str) -> bool:
+    async def add(self, key: str, value: bytes, *, ttl_s: float | None = None) -> bool:
+        raise NotImplementedError
+
+    async def replace(self, key: str, old: bytes, value: bytes, *, ttl_s: float | None = None) -> bool:
+        raise NotImplementedError
+
+    async def delete(self, key: str, *, only: bytes | None = None) -> bool:
         raise NotImplementedError
 
     async def scan(self, prefix: str, *, after: str = "", limit: int = 100) -> list[str]:

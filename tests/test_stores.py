@@ -37,6 +37,12 @@ Begin = Callable[[], Coroutine[Any, Any, tuple[Store, Callable[[int], Awaitable[
 texts = st.text("aB/*?[]\\^-é字😀\x00\x7f", max_size=4)
 keys = st.sampled_from(["a", "a/", "a/*", "é?"]) | texts.filter(bool)
 
+#: Some come often, so that what is there is what is asked for.
+values = st.sampled_from([b"", b"0", b"\x00\xff"]) | st.binary(max_size=20)
+
+#: In steps; None: without an end.
+ttls = st.none() | st.integers(-1, 3)
+
 
 @pytest.fixture(scope="session")
 def redis_url() -> Iterator[str]:
@@ -46,16 +52,34 @@ def redis_url() -> Iterator[str]:
 
 
 @pytest.fixture(params=["memory", "sqlite", "redis"])
-async def store(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[Store]:
-    """Each of the stores."""
+def store_url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    """The URL of each of the stores."""
     urls: dict[str, Callable[[], str]] = {
         "memory": lambda: "memory:",
         "sqlite": lambda: f"sqlite:///{tmp_path}/store.db",
         "redis": lambda: request.getfixturevalue("redis_url"),
     }
-    opened = open_store(urls[request.param](), max_bytes=ROOM)
+    return urls[request.param]()
+
+
+@pytest.fixture
+async def store(store_url: str) -> AsyncIterator[Store]:
+    """Each of the stores."""
+    opened = open_store(store_url, max_bytes=ROOM)
     yield opened
     await opened.aclose()
+
+
+@pytest.fixture
+async def other(store: Store, store_url: str) -> AsyncIterator[Store]:
+    """Another one with the same content, as another process has it; one in memory is itself all that have it."""
+    opened = store if store_url == "memory:" else open_store(store_url, max_bytes=ROOM)
+    yield opened
+    await opened.aclose()
+
+
+def seconds(steps: int | None) -> int | None:
+    return None if steps is None else steps * STEP_S
 
 
 class Law(RuleBasedStateMachine):
@@ -77,10 +101,29 @@ class Law(RuleBasedStateMachine):
     def living(self) -> dict[str, bytes]:
         return {key: value for key, (value, ends) in self.model.items() if ends > self.now}
 
-    @rule(key=keys, value=st.binary(max_size=20), ttl=st.none() | st.integers(-1, 3))
-    def put(self, key: str, value: bytes, ttl: int | None) -> None:
-        self.run(self.store.put(key, value, ttl_s=None if ttl is None else ttl * STEP_S))
+    def keep(self, key: str, value: bytes, ttl: int | None) -> None:
         self.model[key] = value, float("inf") if ttl is None else self.now + ttl
+
+    @rule(key=keys, value=values, ttl=ttls)
+    def put(self, key: str, value: bytes, ttl: int | None) -> None:
+        self.run(self.store.put(key, value, ttl_s=seconds(ttl)))
+        self.keep(key, value, ttl)
+
+    @rule(key=keys, value=values, ttl=ttls)
+    def add(self, key: str, value: bytes, ttl: int | None) -> None:
+        added = self.run(self.store.add(key, value, ttl_s=seconds(ttl)))
+        if key in self.living():
+            assert not added
+        else:
+            self.keep(key, value, ttl)
+            assert added == (key in self.living())
+
+    @rule(key=keys, old=values, value=values, ttl=ttls)
+    def replace(self, key: str, old: bytes, value: bytes, ttl: int | None) -> None:
+        found = self.living().get(key) == old
+        assert self.run(self.store.replace(key, old, value, ttl_s=seconds(ttl))) == found
+        if found:
+            self.keep(key, value, ttl)
 
     @rule(key=keys)
     def get(self, key: str) -> None:
@@ -90,6 +133,13 @@ class Law(RuleBasedStateMachine):
     def delete(self, key: str) -> None:
         assert self.run(self.store.delete(key)) == (key in self.living())
         self.model.pop(key, None)
+
+    @rule(key=keys, only=values)
+    def delete_only(self, key: str, only: bytes) -> None:
+        found = self.living().get(key) == only
+        assert self.run(self.store.delete(key, only=only)) == found
+        if found:
+            del self.model[key]
 
     @rule(prefix=texts, after=texts | keys, limit=st.integers(0, 5))
     def scan(self, prefix: str, after: str, limit: int) -> None:
@@ -169,6 +219,12 @@ async def test_what_is_no_key_is_refused(store: Store, key: str) -> None:
         await store.put(key, b"")
     with pytest.raises(ValueError):
         await store.delete(key)
+    with pytest.raises(ValueError):
+        await store.add(key, b"")
+    with pytest.raises(ValueError):
+        await store.replace(key, b"", b"")
+    with pytest.raises(ValueError):
+        await store.delete(key, only=b"")
 
 
 async def test_keys_and_values_may_be_long(store: Store) -> None:
@@ -184,6 +240,26 @@ async def test_many_may_ask_at_the_same_time(store: Store) -> None:
     assert await asyncio.gather(*map(store.get, names)) == [name.encode() for name in names]
     assert await store.scan("same-time/", limit=1000) == names
     assert await store.scan("same-time/", after=names[9], limit=3) == names[10:13]
+
+
+async def test_of_those_who_add_at_the_same_time_over_two_stores_one_wins(store: Store, other: Store) -> None:
+    for turn in range(20):
+        key, names = f"won/{turn}", [b"%d" % number for number in range(10)]
+        stores = [store, other] * 5
+        won = await asyncio.gather(*(each.add(key, name) for each, name in zip(stores, names, strict=True)))
+        assert sum(won) == 1
+        assert await other.get(key) == names[won.index(True)]
+
+
+async def test_of_those_who_replace_at_the_same_time_over_two_stores_nobody_is_lost(store: Store, other: Store) -> None:
+    async def count(each: Store) -> None:
+        for _ in range(10):
+            while not await each.replace("count", found := await each.get("count") or b"", b"%d" % (int(found) + 1)):
+                pass
+
+    await store.put("count", b"0")
+    await asyncio.gather(*map(count, [store, other] * 3))
+    assert await store.get("count") == b"60"
 
 
 async def test_who_stops_waiting_mixes_up_nobody_elses_answer(store: Store) -> None:
@@ -256,6 +332,10 @@ async def test_a_value_larger_than_the_store_pushes_out_nothing_but_the_older_va
             await store.put("large", b"2")
             await store.put("large", bytes(1000))
             assert await store.scan("") == ["small"]
+            assert not await store.add("large", bytes(1000))
+            assert await store.scan("") == ["small"]
+            assert await store.replace("small", b"1", bytes(1000))
+            assert await store.scan("") == []
 
 
 async def test_what_has_ended_goes_before_what_was_not_used_for_long() -> None:
@@ -391,7 +471,10 @@ async def test_a_file_that_breaks_later_is_an_error_of_the_store(tmp_path: Path)
     store = open_store(f"sqlite:///{tmp_path}/store.db", max_bytes=ROOM)
     with closing(sqlite3.connect(tmp_path / "store.db")) as db:
         db.execute("DROP TABLE entries")
-    for asked in (store.get("key"), store.put("key", b""), store.delete("key"), store.scan("")):
+    for asked in (
+        *(store.get("key"), store.put("key", b""), store.delete("key"), store.scan("")),
+        *(store.add("key", b""), store.replace("key", b"", b""), store.delete("key", only=b"")),
+    ):
         with pytest.raises(StoreError, match="no such table"):
             await asked
     await store.aclose()
@@ -424,7 +507,10 @@ async def test_a_connection_that_was_closed_is_opened_again(redis_url: str) -> N
 
 async def test_a_redis_that_cannot_be_reached_is_an_error_of_the_store(nowhere: str) -> None:
     store = open_store(nowhere.replace("http://", "redis://:secret@"), max_bytes=ROOM)
-    for asked in (store.get("key"), store.put("key", b""), store.put("key", b"", ttl_s=0), store.scan("")):
+    for asked in (
+        *(store.get("key"), store.put("key", b""), store.put("key", b"", ttl_s=0), store.scan("")),
+        *(store.add("key", b""), store.replace("key", b"", b""), store.delete("key", only=b"")),
+    ):
         with pytest.raises(StoreError, match=r"Redis at 127\.0\.0\.1:\d+ cannot be used") as failed:
             await asked
         assert "secret" not in str(failed.value)

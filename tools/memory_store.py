@@ -38,21 +38,27 @@ class MemoryStore:
 
     async def put(self, key: str, value: bytes, *, ttl_s: float | None = None) -> None:
         """See Store. A value that has no room in the whole store is not kept."""
-        cost = cost_bytes(key_bytes(key), value)
-        now = self._now()
-        self._drop(key)
-        self._drop_ended(now)
-        if cost > self._max_bytes or (ttl_s is not None and ttl_s <= 0):
-            return
-        while self._held_bytes + cost > self._max_bytes:
-            self._drop(next(iter(self._entries)))
-        self._keep(key, _Entry(value, math.inf if ttl_s is None else now + ttl_s, cost))
+        self._put(key, value, ttl_s)
 
-    async def delete(self, key: str) -> bool:
+    async def add(self, key: str, value: bytes, *, ttl_s: float | None = None) -> bool:
+        """See Store. A value that has no room in the whole store is not kept."""
+        return self._living(key) is None and self._put(key, value, ttl_s)
+
+    async def replace(self, key: str, old: bytes, value: bytes, *, ttl_s: float | None = None) -> bool:
+        """See Store. A value that has no room in the whole store is not kept, and the older one goes."""
+        entry = self._living(key)
+        if entry is None or entry.value != old:
+            return False
+        self._put(key, value, ttl_s)
+        return True
+
+    async def delete(self, key: str, *, only: bytes | None = None) -> bool:
         """See Store."""
-        found = self._living(key) is not None
+        entry = self._living(key)
+        if entry is None or only not in (None, entry.value):
+            return False
         self._drop(key)
-        return found
+        return True
 
     async def scan(self, prefix: str, *, after: str = "", limit: int = 100) -> list[str]:
         """See Store."""
@@ -67,6 +73,18 @@ class MemoryStore:
         key_bytes(key)
         entry = self._entries.get(key)
         return entry if entry and entry.ends_at > self._now() else None
+
+    def _put(self, key: str, value: bytes, ttl_s: float | None) -> bool:
+        cost = cost_bytes(key_bytes(key), value)
+        now = self._now()
+        self._drop(key)
+        self._drop_ended(now)
+        if cost > self._max_bytes or (ttl_s is not None and ttl_s <= 0):
+            return False
+        while self._held_bytes + cost > self._max_bytes:
+            self._drop(next(iter(self._entries)))
+        self._keep(key, _Entry(value, math.inf if ttl_s is None else now + ttl_s, cost))
+        return True
 
     def _keep(self, key: str, entry: _Entry) -> None:
         self._entries[key] = entry

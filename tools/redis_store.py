@@ -1,6 +1,6 @@
 """A store in Redis, which replicas on several machines share.
 
-Source: Redis's commands SET (PX), GET, DEL and SCAN (MATCH takes glob patterns).
+Source: Redis's commands SET (PX, NX), GET, DEL, EVAL (nothing comes between its steps) and SCAN (MATCH takes globs).
 """
 
 import heapq
@@ -36,9 +36,26 @@ _SCAN_STEP = 1000
 #: What has a meaning in a pattern of MATCH.
 _GLOB = re.compile(rb"[*?\[\]\\]")
 
+#: With the key, what is to be there, what is to be kept, and for how many milliseconds; without an end "".
+_REPLACE = """
+if redis.call("GET", KEYS[1]) ~= ARGV[1] then return 0 end
+if ARGV[3] == "" then redis.call("SET", KEYS[1], ARGV[2]) else redis.call("SET", KEYS[1], ARGV[2], "PX", ARGV[3]) end
+return 1
+"""
+
+#: With the key, and what is to be there.
+_DELETE_ONLY = """
+if redis.call("GET", KEYS[1]) ~= ARGV[1] then return 0 end
+return redis.call("DEL", KEYS[1])
+"""
+
 
 class RedisStore:
-    """A Store in the Redis at `url`; nothing is opened before the first use. ValueError for what is no URL of Redis."""
+    """A Store in the Redis at `url`; nothing is opened before the first use. ValueError for what is no URL of Redis.
+
+    A command is given once more if its answer was lost with the connection. If it had been done already, `add`,
+    `replace` and `delete` say False: who has to know looks if its own value is there.
+    """
 
     def __init__(self, url: str) -> None:
         try:
@@ -71,12 +88,26 @@ class RedisStore:
         if ttl_s is not None and ttl_s <= 0:
             await self.delete(key)
         else:
-            ttl_ms = None if ttl_s is None else math.ceil(ttl_s * 1000)
-            await self._asked(self._redis.set(_name(key), value, px=ttl_ms))
+            await self._asked(self._redis.set(_name(key), value, px=_ms(ttl_s)))
 
-    async def delete(self, key: str) -> bool:
+    async def add(self, key: str, value: bytes, *, ttl_s: float | None = None) -> bool:
         """See Store."""
-        return bool(await self._asked(self._redis.delete(_name(key))))
+        if ttl_s is not None and ttl_s <= 0:
+            return False
+        return bool(await self._asked(self._redis.set(_name(key), value, px=_ms(ttl_s), nx=True)))
+
+    async def replace(self, key: str, old: bytes, value: bytes, *, ttl_s: float | None = None) -> bool:
+        """See Store."""
+        if ttl_s is not None and ttl_s <= 0:
+            return await self.delete(key, only=old)
+        ttl_ms = "" if ttl_s is None else _ms(ttl_s)
+        return bool(await self._asked(self._redis.eval(_REPLACE, 1, _name(key), old, value, ttl_ms)))
+
+    async def delete(self, key: str, *, only: bytes | None = None) -> bool:
+        """See Store."""
+        name = _name(key)
+        deleted = self._redis.delete(name) if only is None else self._redis.eval(_DELETE_ONLY, 1, name, only)
+        return bool(await self._asked(deleted))
 
     async def scan(self, prefix: str, *, after: str = "", limit: int = 100) -> list[str]:
         """See Store. Redis has to look at all keys that it holds."""
@@ -104,3 +135,7 @@ class RedisStore:
 
 def _name(key: str) -> bytes:
     return _OURS + key_bytes(key)
+
+
+def _ms(ttl_s: float | None) -> int | None:
+    return None if ttl_s is None else math.ceil(ttl_s * 1000)

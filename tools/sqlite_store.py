@@ -6,9 +6,9 @@ Source: SQLite's "Write-Ahead Logging" (many readers and one writer at a time, o
 import asyncio
 import math
 import sqlite3
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import closing
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import TypeVar
 
@@ -72,10 +72,20 @@ class SqliteStore:
         name = key_bytes(key)
         await self._run(lambda: self._put(name, value, ttl_s))
 
-    async def delete(self, key: str) -> bool:
+    async def add(self, key: str, value: bytes, *, ttl_s: float | None = None) -> bool:
+        """See Store. A value that has no room in the whole store is not kept."""
+        name = key_bytes(key)
+        return await self._run(lambda: self._add(name, value, ttl_s))
+
+    async def replace(self, key: str, old: bytes, value: bytes, *, ttl_s: float | None = None) -> bool:
+        """See Store. A value that has no room in the whole store is not kept, and the older one goes."""
+        name = key_bytes(key)
+        return await self._run(lambda: self._replace(name, old, value, ttl_s))
+
+    async def delete(self, key: str, *, only: bytes | None = None) -> bool:
         """See Store."""
         name = key_bytes(key)
-        return await self._run(lambda: self._delete(name))
+        return await self._run(lambda: self._delete(name, only))
 
     async def scan(self, prefix: str, *, after: str = "", limit: int = 100) -> list[str]:
         """See Store."""
@@ -106,16 +116,50 @@ class SqliteStore:
         return bytes(value)
 
     def _put(self, key: bytes, value: bytes, ttl_s: float | None) -> None:
+        with self._writing():
+            self._keep(key, value, ttl_s)
+
+    def _add(self, key: bytes, value: bytes, ttl_s: float | None) -> bool:
+        with self._writing():
+            return self._living(key) is None and self._keep(key, value, ttl_s)
+
+    def _replace(self, key: bytes, old: bytes, value: bytes, ttl_s: float | None) -> bool:
+        with self._writing():
+            found = self._living(key) == old
+            if found:
+                self._keep(key, value, ttl_s)
+            return found
+
+    def _delete(self, key: bytes, only: bytes | None) -> bool:
+        with self._writing():
+            found = self._living(key)
+            if found is None or only not in (None, found):
+                return False
+            self._db.execute("DELETE FROM entries WHERE key = ?", (key,))
+            return True
+
+    @contextmanager
+    def _writing(self) -> Iterator[None]:
+        """Meanwhile no other process writes. Leaves by a commit, or by a rollback if anything is raised."""
+        self._db.execute("BEGIN IMMEDIATE")
+        with self._db:
+            yield
+
+    def _living(self, key: bytes) -> bytes | None:
+        found = self._db.execute("SELECT value FROM entries WHERE key = ? AND ends_at > ?", (key, self._now()))
+        row = found.fetchone()
+        return row and bytes(row[0])
+
+    def _keep(self, key: bytes, value: bytes, ttl_s: float | None) -> bool:
         now = self._now()
         cost = cost_bytes(key, value)
         ends_at = math.inf if ttl_s is None else now + ttl_s
-        self._db.execute("BEGIN IMMEDIATE")
-        # Leaves by a commit, or by a rollback if anything is raised.
-        with self._db:
-            self._db.execute("DELETE FROM entries WHERE key = ? OR ends_at <= ?", (key, now))
-            if cost <= self._max_bytes and ends_at > now:
-                self._make_room(cost)
-                self._db.execute("INSERT INTO entries VALUES (?, ?, ?, ?, ?)", (key, value, cost, ends_at, now))
+        self._db.execute("DELETE FROM entries WHERE key = ? OR ends_at <= ?", (key, now))
+        if cost > self._max_bytes or ends_at <= now:
+            return False
+        self._make_room(cost)
+        self._db.execute("INSERT INTO entries VALUES (?, ?, ?, ?, ?)", (key, value, cost, ends_at, now))
+        return True
 
     def _make_room(self, cost: int) -> None:
         [[held]] = self._db.execute("SELECT bytes FROM held")
@@ -128,10 +172,6 @@ class SqliteStore:
                     going.append((rowid,))
                     excess -= freed
         self._db.executemany("DELETE FROM entries WHERE rowid = ?", going)
-
-    def _delete(self, key: bytes) -> bool:
-        found = self._db.execute("DELETE FROM entries WHERE key = ? RETURNING ends_at", (key,)).fetchall()
-        return any(ends_at > self._now() for [ends_at] in found)
 
     def _scan(self, prefix: bytes, after: bytes, limit: int) -> list[str]:
         found = self._db.execute(

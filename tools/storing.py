@@ -28,8 +28,19 @@ class Store(Protocol):
         """Keeps the value, in place of an older one; with a `ttl_s` of 0 or less nothing is kept."""
         ...
 
-    async def delete(self, key: str) -> bool:
-        """Forgets the value; True if there was one."""
+    async def add(self, key: str, value: bytes, *, ttl_s: float | None = None) -> bool:
+        """Keeps the value, as `put` does, if there is none; True if it is kept.
+
+        Of all who add at the same time one does, in whichever process they are.
+        """
+        ...
+
+    async def replace(self, key: str, old: bytes, value: bytes, *, ttl_s: float | None = None) -> bool:
+        """Keeps the value, as `put` does, if `old` is there; True if it was. Nobody else's comes in between."""
+        ...
+
+    async def delete(self, key: str, *, only: bytes | None = None) -> bool:
+        """Forgets the value, or, if `only` is given, forgets it only if it is that; True if it was there."""
         ...
 
     async def scan(self, prefix: str, *, after: str = "", limit: int = 100) -> list[str]:
