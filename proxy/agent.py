@@ -13,7 +13,7 @@ import asyncio
 import logging
 import secrets
 import sqlite3
-from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass
 from itertools import count
@@ -123,6 +123,7 @@ class _Answer:
             language=self._language,
             egress=agent.egress,
             kernels=hosted.setup.kernels,
+            keep=self._keep,
         )
         allowed = hosted.request.allowed
         offered = {name: wishes for name, wishes in hosted.ours.items() if allowed is None or name in allowed}
@@ -130,7 +131,6 @@ class _Answer:
             hosted.setup.executor,
             context,
             offered,
-            self._keep,
             self._inbox,
             agent.bounds,
             agent.clock,
@@ -244,7 +244,7 @@ class _Answer:
             where = f"the whole text could not be kept: {error.message}"
         return shortened(text, longest, where)
 
-    async def _keep(self, name: str, data: bytes) -> str:
+    async def _keep(self, name: str, data: bytes | AsyncIterator[bytes]) -> str:
         try:
             stored = await self._agent.files.create(self._asker.name, name, "assistants_output", data)
             return await self._asker.link(stored.id)

@@ -14,7 +14,7 @@ from proxy.events import ToolEnd, ToolEvent, ToolProgress, ToolStart
 from proxy.inbox import Inbox
 from proxy.rounds import MadeCall
 from tools.context import MAX_PROGRESS_CHARS, ToolContext
-from tools.executor import Call, Executor, Keep, Result, unknown
+from tools.executor import Call, Executor, Result, unknown
 from tools.settings import Wishes
 
 logger = logging.getLogger(__name__)
@@ -57,7 +57,6 @@ class Running:
         executor: Executor,
         context: ToolContext,
         wishes: Mapping[str, Wishes],
-        keep: Keep,
         inbox: Inbox,
         bounds: Bounds,
         clock: Callable[[], float],
@@ -67,7 +66,6 @@ class Running:
         self._executor = executor
         self._context = context
         self._wishes = wishes
-        self._keep = keep
         self._inbox = inbox
         self._bounds = bounds
         self._clock = clock
@@ -146,9 +144,7 @@ class Running:
         late = Result(call, "timeout", "Error: the time for tools is used up; this call was stopped.")
         try:
             async with asyncio.timeout(self._left_s()):
-                return await self._executor.execute(
-                    call, self._context_of(call), keep=self._keep, wishes=self._wishes[call.name]
-                )
+                return await self._executor.execute(call, self._context_of(call), wishes=self._wishes[call.name])
         except TimeoutError:
             return late
         except OSError:

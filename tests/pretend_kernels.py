@@ -6,14 +6,15 @@ it ran in. Whatever no kernel would bear (two cells at once, a cell while it is 
 
 import asyncio
 import selectors
-from collections.abc import Callable
+from collections.abc import AsyncGenerator, Callable
 from pathlib import Path
 from typing import Any
 
 from tools.attached import AttachedFile
 from tools.errors import ToolError
 from tools.kernels.kernel import Changes, Kernel
-from tools.outcomes import MadeFile, Outcome, Shown
+from tools.outcomes import Outcome, Shown
+from tools.sandbox.workdir import Changed
 
 #: Of one cell so many files are kept.
 MOST_FILES = 3
@@ -70,6 +71,7 @@ class Pretend:
         self.files_go_with_it = False
         self.files_are_unreadable = False
         self.inherit_s = 0.0
+        self.reading_s = 0.0
         self.fails_to_inherit = False
         self._close_s = close_s
         self._new: list[str] = []
@@ -125,8 +127,15 @@ class Pretend:
     async def changes(self) -> Changes:
         if self.files_are_unreadable:
             raise OSError("no such directory")
-        made, self._new = [MadeFile(name, 7, b"written") for name in self._new], []
+        made, self._new = [Changed(name, name, 7) for name in self._new], []
         return Changes(made[:MOST_FILES], max(0, len(made) - MOST_FILES))
+
+    async def read(self, file: Changed) -> AsyncGenerator[bytes, None]:
+        if file.path in self.refuses:
+            raise ToolError("It is too long.")
+        yield b"writ"
+        await pass_s(self.reading_s)
+        yield b"ten"
 
     async def inherit(self, dead: Kernel) -> list[str] | None:
         assert isinstance(dead, Pretend)

@@ -9,7 +9,7 @@ from tools.attached import AttachedFile
 from tools.base import BaseTool, Details, FileItem, ImageItem, TextItem, ToolContext, register_tool
 from tools.errors import ToolUnavailable
 from tools.kernel_settings import KernelSettings
-from tools.outcomes import MadeFile, Outcome, Picture, Shown
+from tools.outcomes import Keep, MadeFile, Outcome, Picture, Shown, kept_nowhere
 
 #: What is in force, as real ones would tell it.
 DESCRIBED: Mapping[str, Any] = {
@@ -47,10 +47,11 @@ class PretendKernels:
         session: str | None,
         files: Sequence[AttachedFile] = (),
         time_s: float | None = None,
+        keep: Keep = kept_nowhere,
     ) -> Outcome:
         self.ran.append({"code": code, "caller": caller, "session": session, "files": [file.name for file in files]})
         pieces = (Shown(code.upper(), is_result=True), Picture("figure-1.png", PIXEL))
-        return Outcome("ok", pieces, (MadeFile("out.csv", 4, b"a,b\n"),))
+        return Outcome("ok", pieces, (MadeFile("out.csv", 4, await keep("out.csv", b"a,b\n")),))
 
     async def aclose(self) -> None:
         self.closed.set()
@@ -93,6 +94,7 @@ class RunCode(BaseTool):
             caller=context.caller,
             session=context.session_id,
             files=context.files,
+            keep=context.keep,
         )
         told: list[Any] = [Details({"status": outcome.status, "files": [file.name for file in outcome.files]})]
         written: Mapping[type, Callable[[Any], Any]] = {
@@ -100,4 +102,4 @@ class RunCode(BaseTool):
             Picture: lambda picture: ImageItem(data=picture.data, name=picture.name),
         }
         told += [written[type(piece)](piece) for piece in outcome.pieces]
-        return [*told, *(FileItem(file.name, data=file.data) for file in outcome.files)]
+        return [*told, *(FileItem(file.name, file.url) for file in outcome.files)]

@@ -8,7 +8,7 @@ import json
 from collections import deque
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from contextlib import ExitStack
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +17,7 @@ import openai
 import pytest
 
 from asking import both_ways, call
+from keeping import Kept
 from proxy.app import create_app
 from proxy.config import Config
 from scripted import ScriptedUpstream
@@ -58,17 +59,6 @@ async def kernels() -> AsyncIterator[Kernels]:
     await opened.aclose()
 
 
-class Kept:
-    """Keeps bytes, and gives URLs at which nobody listens."""
-
-    def __init__(self) -> None:
-        self.files: dict[str, bytes] = {}
-
-    async def __call__(self, name: str, data: bytes) -> str:
-        self.files[name] = data
-        return f"https://files.example/{name}"
-
-
 Run = Callable[..., Any]
 
 
@@ -81,7 +71,9 @@ async def run(kernels: Kernels) -> AsyncIterator[Run]:
 
     async def result_of(arguments: Any, **more: Any) -> Result:
         text = arguments if isinstance(arguments, str) else json.dumps(arguments)
-        return await executor.execute(Call("call_1", "code_interpreter", text), more.pop("context", context), **more)
+        given = more.pop("context", context)
+        asked = replace(given, keep=more.pop("keep", given.keep))
+        return await executor.execute(Call("call_1", "code_interpreter", text), asked, **more)
 
     yield result_of
     await workers.aclose()

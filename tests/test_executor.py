@@ -12,6 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from keeping import Kept
 from misbehaving import PIXEL, Echo, Greet, Scripted, Watched
 from tools.attached import AttachedFile
 from tools.base import (
@@ -132,26 +133,23 @@ async def test_what_json_cannot_hold_is_a_bug_of_the_tools(workers: Workers) -> 
 
 
 async def test_images_and_files_are_kept_and_told_as_links(workers: Workers) -> None:
-    kept: dict[str, bytes] = {}
-
-    async def keep(name: str, data: bytes) -> str:
-        kept[name] = data
-        return f"http://here/{name}"
-
-    result = await result_of(executor_of(workers, "draw"), call("draw", shape="line"), keep=keep)
-    assert result.text == "a line\n![line.png](http://here/line.png)\n[notes.txt](http://here/notes.txt)"
-    assert kept == {"line.png": PIXEL, "notes.txt": b"a dot"}
+    kept = Kept()
+    result = await result_of(executor_of(workers, "draw"), call("draw", shape="line"), ToolContext(keep=kept))
+    assert result.text == (
+        "a line\n![line.png](https://files.example/line.png)\n[notes.txt](https://files.example/notes.txt)"
+    )
+    assert kept.files == {"line.png": PIXEL, "notes.txt": b"a dot"}
 
 
-async def test_details_are_for_programs_and_tell_where_items_were_kept(workers: Workers) -> None:
-    async def keep(name: str, data: bytes) -> str:
+async def test_details_are_for_programs_and_tell_where_items_are(workers: Workers) -> None:
+    async def keep(name: str, _: bytes | AsyncIterator[bytes]) -> str:
         if name == "big.bin":
             raise ToolError("There is no room for more files.")
         return f"http://here/{name}"
 
     kept = [ImageItem(data=PIXEL, name="a.png"), FileItem("big.bin", data=b"x"), FileItem("c.txt", url="http://c")]
     said = [TextItem("text"), Details({"files": ["a.png"], "lone": "\ud800"}), *kept, Details({"status": "ok"})]
-    result = await result_of(executor_of(workers, Scripted(said)), call("scripted"), keep=keep)
+    result = await result_of(executor_of(workers, Scripted(said)), call("scripted"), ToolContext(keep=keep))
     assert result.text.splitlines() == [
         "text",
         "![a.png](http://here/a.png)",
@@ -162,7 +160,7 @@ async def test_details_are_for_programs_and_tell_where_items_were_kept(workers: 
         "files": ["a.png"],
         "lone": "?",
         "status": "ok",
-        "links": {"a.png": "http://here/a.png"},
+        "links": {"a.png": "http://here/a.png", "c.txt": "http://c"},
     }
 
 
@@ -195,31 +193,29 @@ async def test_what_is_no_character_does_not_reach_the_model(workers: Workers) -
 
 
 async def test_what_cannot_be_kept_is_told_to_the_model(workers: Workers) -> None:
-    async def full(name: str, data: bytes) -> str:
+    async def full(_: str, __: bytes | AsyncIterator[bytes]) -> str:
         raise ToolError("There is no room for more files.")
 
-    drawn = await result_of(executor_of(workers, "draw"), call("draw"), keep=full)
+    drawn = await result_of(executor_of(workers, "draw"), call("draw"), ToolContext(keep=full))
     assert drawn.status == "ok", drawn
     assert drawn.text.startswith("a dot\n")
     assert drawn.text.count("There is no room for more files.") == 2
-    flooded = await result_of(executor_of(workers, "flood"), call("flood", characters=50_000), keep=full)
+    flooded = await result_of(executor_of(workers, "flood"), call("flood", characters=50_000), ToolContext(keep=full))
     assert flooded.status == "ok", flooded
     assert "There is no room for more files." in flooded.text
 
 
 async def test_a_long_output_keeps_its_ends_and_the_whole_is_a_file(workers: Workers) -> None:
-    kept: list[bytes] = []
-
-    async def keep(name: str, data: bytes) -> str:
-        kept.append(data)
-        return f"http://here/{name}"
-
+    kept = Kept()
     said = "begin" + "x" * 50_000 + "end"
-    result = await result_of(executor_of(workers, Scripted(said)), call("scripted"), keep=keep)
+    result = await result_of(executor_of(workers, Scripted(said)), call("scripted"), ToolContext(keep=kept))
     assert result.text.startswith("begin")
     assert result.text.endswith("end")
-    assert "30,008 characters are left out here; the whole text is in http://here/scripted-output.txt" in result.text
-    assert kept == [said.encode()]
+    assert (
+        "30,008 characters are left out here; the whole text is in https://files.example/scripted-output.txt"
+        in result.text
+    )
+    assert kept.files == {"scripted-output.txt": said.encode()}
 
 
 @given(text=st.text(min_size=2), longest=st.integers(1, 50))

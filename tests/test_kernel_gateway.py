@@ -12,11 +12,12 @@ from typing import Any
 import pytest
 
 from gateway_server import CANARY, GatewayServer, gateway_server
+from keeping import Kept
 from tools.attached import AttachedFile
 from tools.errors import RetryableToolError, ToolError
 from tools.kernel_settings import KernelSettings
 from tools.kernels.service import open_kernels
-from tools.outcomes import Kernels, Outcome, Picture, Raised, Shown, Written
+from tools.outcomes import Kernels, MadeFile, Outcome, Picture, Raised, Shown, Written
 
 
 @pytest.fixture(scope="module")
@@ -125,12 +126,15 @@ async def test_files_go_in_and_those_that_were_made_come_out(gateway: GatewaySer
         outcome = await _run(kernels, "data = open(\"给定 'x'.bin\", 'rb').read(); len(data)", files=files)
         assert _value(outcome) == len(given)
         assert outcome.files == ()
+        kept = Kept()
         made = await _run(
             kernels,
             "import os\nos.makedirs('sub')\n"
             "open('sub/back.bin', 'wb').write(data[::-1])\nopen('same.bin', 'ab').write(b'!')\nopen('empty', 'w')",
+            keep=kept,
         )
-        assert {file.name: file.data for file in made.files} == {
+        assert [file.name for file in made.files] == ["empty", "same.bin", "sub/back.bin"]
+        assert kept.files == {
             "sub/back.bin": given[::-1],
             "same.bin": given + b"!",
             "empty": b"",
@@ -152,15 +156,16 @@ async def test_what_is_no_file_of_theirs_is_not_told(gateway: GatewayServer) -> 
         open('elsewhere', 'w')
     """
     async with _kernels(gateway) as kernels:
-        outcome = await _run(kernels, "\n".join(line.strip() for line in code.splitlines()))
-        assert [(file.name, file.data) for file in outcome.files] == [("f\ufffd\ufffd", b"f")]
+        kept = Kept()
+        await _run(kernels, "\n".join(line.strip() for line in code.splitlines()), keep=kept)
+        assert kept.files == {"f\ufffd\ufffd": b"f"}
 
 
 async def test_a_file_that_is_too_long_is_told_and_not_read(gateway: GatewayServer) -> None:
     async with _kernels(gateway, file_bytes=1 << 20) as kernels:
-        outcome = await _run(kernels, "open('long', 'wb').write(bytes((1 << 20) + 1))")
-        [file] = outcome.files
-        assert (file.name, file.size_bytes, file.data) == ("long", (1 << 20) + 1, None)
+        outcome = await _run(kernels, "open('long', 'wb').write(bytes((1 << 20) + 1))", keep=Kept())
+        assert outcome.files == (MadeFile("long", (1 << 20) + 1, None),)
+        assert outcome.notes == ("Not kept: 'long'. It is longer than 1,048,576 bytes.",)
 
 
 @pytest.mark.parametrize(

@@ -13,6 +13,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from keeping import Kept
 from pretend_kernels import Begin, Pretend, PretendLoop, attached, now_s, pass_s
 from tools.attached import AttachedFile
 from tools.errors import RetryableToolError, ToolError
@@ -49,6 +50,7 @@ class Stage:
     def __init__(self, *, pool: type[Pool] = Pool, size: int = 0, begin: Begin | None = None, **limits: Any) -> None:
         self.begin = begin or Begin()
         self.asked = 0
+        self.kept = Kept()
         self.pool = pool(self.begin, size)
         given = {"sessions": 16, "sessions_per_caller": 4, "session_idle_s": IDLE_S, "session_life_s": LIFE_S}
         self.sessions = Sessions(self.pool, **(given | {"wait_s": 10.0} | limits), clock=self._clock)
@@ -64,8 +66,11 @@ class Stage:
         *files: AttachedFile,
         caller: str = "me",
         time_s: float = 60.0,
+        **more: Any,
     ) -> Outcome:
-        return await self.sessions.run(code, caller=caller, session=session, files=files, time_s=time_s)
+        return await self.sessions.run(
+            code, caller=caller, session=session, files=files, time_s=time_s, keep=self.kept, **more
+        )
 
     async def kernel(self, session: str | None = "s", code: str = "", *, caller: str = "me") -> Pretend:
         """The kernel that a cell ran in."""
@@ -183,8 +188,32 @@ async def test_files_that_a_cell_made_are_in_its_outcome(
     stage: Stage, session: str | None, more: str, status: str
 ) -> None:
     outcome = await stage.run(session, f"write a.txt{more}")
-    assert (outcome.status, outcome.files) == (status, (MadeFile("a.txt", 7, b"written"),))
+    assert (outcome.status, outcome.files) == (status, (MadeFile("a.txt", 7, "https://files.example/a.txt"),))
+    assert stage.kept.files == {"a.txt": b"written"}
     assert (await stage.run(session)).files == ()
+
+
+async def test_files_that_cannot_be_kept_are_told_with_the_reason(stage: Stage) -> None:
+    stage.begin.equip = lambda kernel: kernel.refuses.update(("a.txt", "b.txt"))
+    outcome = await stage.run("s", "write a.txt; write b.txt; write c.txt")
+    assert outcome.files == (
+        MadeFile("a.txt", 7, None),
+        MadeFile("b.txt", 7, None),
+        MadeFile("c.txt", 7, "https://files.example/c.txt"),
+    )
+    assert outcome.notes == ("Not kept: 'a.txt', 'b.txt'. It is too long.",)
+
+
+@pytest.mark.parametrize("step", ["take 1", "take 100"])
+async def test_files_are_kept_as_long_as_the_outcome_comes_in_time(stage: Stage, step: str) -> None:
+    # Each file takes a second, about; a cell that is stopped has had its time.
+    stage.begin.equip = lambda kernel: setattr(kernel, "reading_s", 0.9)
+    began_s = now_s()
+    outcome = await stage.run("s", f"{step}; write a.txt; write b.txt; write c.txt", within_s=6.5)
+    assert now_s() - began_s <= 6.5
+    kept = [file.name for file in outcome.files if file.url]
+    assert (len(kept) == 3) == (step == "take 1")
+    assert outcome.notes == (() if step == "take 1" else ("Not kept: 'c.txt'. There was no time for it.",))
 
 
 async def test_files_that_cannot_be_read_cost_no_more_than_the_files(
@@ -861,10 +890,10 @@ async def test_files_that_could_not_be_taken_over_are_named_and_attached_ones_ar
 async def test_a_cell_that_waited_has_the_time_that_is_left(stage: Stage) -> None:
     first, second = await started(
         stage.run("s", "take 5"),
-        stage.sessions.run("take 50", caller="me", session="s", time_s=60.0, within_s=12.0),
+        stage.sessions.run("take 50", caller="me", session="s", time_s=60.0, within_s=16.0),
     )
     await first
     began = now_s()
     assert (await second).status == "timeout"
-    # It looks at the time once a second.
+    # To be there in time, it is stopped four seconds before. It looks at the time once a second.
     assert 7.0 <= now_s() - began <= 8.5

@@ -16,6 +16,7 @@ from typing import Any
 
 import pytest
 
+from keeping import Kept
 from tools.attached import AttachedFile
 from tools.kernel_settings import KernelSettings
 from tools.kernels.service import open_kernels
@@ -51,10 +52,19 @@ class Notebook:
         self._kernels = kernels
         self._session = session
         self._caller = caller
+        self._kept = Kept()
 
     async def run(self, code: str, files: Sequence[AttachedFile] = (), time_s: float | None = None) -> Outcome:
         """Runs a cell, whatever becomes of it."""
-        return await self._kernels.run(code, caller=self._caller, session=self._session, files=files, time_s=time_s)
+        return await self._kernels.run(
+            code, caller=self._caller, session=self._session, files=files, time_s=time_s, keep=self._kept
+        )
+
+    def read(self, outcome: Outcome) -> dict[str, bytes]:
+        """The files that the newest cell made, each of the size that was told."""
+        files = {file.name: self._kept.files[file.name] for file in outcome.files}
+        assert [file.size_bytes for file in outcome.files] == list(map(len, files.values()))
+        return files
 
     async def outcome(self, code: str, *files: AttachedFile) -> Outcome:
         """Runs a cell that ends well, and is not told anything that is out of the way."""
@@ -327,8 +337,9 @@ async def test_tables_are_read_grouped_and_written(shared: Notebook) -> None:
     """
     outcome = await shared.outcome(code)
     assert said(outcome) == [("result", "({'north': 4.75, 'south': 2.0}, '2026-02-01')")]
-    [file] = outcome.files
-    assert file.data == b"region,sales,day\nnorth,1.5,2026-01-30\nsouth,2.0,2026-01-31\nnorth,3.25,2026-02-01\n"
+    assert shared.read(outcome) == {
+        "sales.csv": b"region,sales,day\nnorth,1.5,2026-01-30\nsouth,2.0,2026-01-31\nnorth,3.25,2026-02-01\n"
+    }
 
 
 # -- figures -----------------------------------------------------------------------------------------------
@@ -361,7 +372,7 @@ async def test_a_figure_of_an_earlier_cell_is_shown_when_it_is_the_value(shared:
 
 async def test_a_figure_is_saved_as_a_file(shared: Notebook) -> None:
     outcome = await shared.outcome("plt.plot([1, 2]); plt.savefig('plot.png'); plt.savefig('plot.pdf'); plt.close()")
-    files = {file.name: file.data or b"" for file in outcome.files}
+    files = shared.read(outcome)
     assert said(outcome) == []
     assert files["plot.png"].startswith(b"\x89PNG")
     assert files["plot.pdf"].startswith(b"%PDF")
@@ -742,15 +753,14 @@ async def test_a_file_that_was_attached_is_read_and_changed(notebook: Notebook, 
     assert said(read) == [("result", "(np.int64(1), ['销售 2026.csv'])")]
     assert read.files == (), "nobody changed it"
     changed = await notebook.outcome("with open('销售 2026.csv', 'a') as f: f.write('ö,2\\n')", given)
-    assert [(file.name, file.data) for file in changed.files] == [("销售 2026.csv", data + "ö,2\n".encode())]
+    assert notebook.read(changed) == {"销售 2026.csv": data + "ö,2\n".encode()}
     assert await notebook.value("pd.read_csv('销售 2026.csv')['n'].sum()", given) == "np.int64(3)"
     assert given.path.read_bytes() == data, "the caller's own is as it was"
 
 
 async def test_new_files_are_told_in_whatever_directory(notebook: Notebook) -> None:
     code = "os.makedirs('a/b'); open('a/b/ü.bin', 'wb').write(bytes(range(256))); open('empty', 'w').close()"
-    files = {file.name: (file.size_bytes, file.data) for file in (await notebook.outcome(code)).files}
-    assert files == {"a/b/ü.bin": (256, bytes(range(256))), "empty": (0, b"")}
+    assert notebook.read(await notebook.outcome(code)) == {"a/b/ü.bin": bytes(range(256)), "empty": b""}
     assert (await notebook.outcome("open('a/b/ü.bin', 'rb').read(); os.remove('empty')")).files == ()
     assert [file.name for file in (await notebook.outcome("open('a/b/ü.bin', 'ab').write(b'!');")).files] == [
         "a/b/ü.bin"

@@ -6,9 +6,9 @@ The other side is the text that kernels run, here run by us; that a real kernel 
 import base64
 import json
 import os
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Coroutine
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import pytest
 from hypothesis import given
@@ -16,7 +16,9 @@ from hypothesis import strategies as st
 
 from tools.errors import ToolError
 from tools.kernels.remote_files import CHUNK_BYTES, WHERE, RemoteFiles
-from tools.outcomes import MadeFile
+from tools.sandbox.workdir import Changed
+
+T = TypeVar("T")
 
 Ask = Callable[[str], Awaitable[str]]
 
@@ -46,6 +48,10 @@ def _ok(data: bytes) -> str:
     return "ok:" + base64.b64encode(data).decode()
 
 
+async def _news(files: RemoteFiles) -> dict[str, bytes]:
+    return {file.name: b"".join([piece async for piece in files.read(file)]) for file in await files.changes()}
+
+
 async def test_the_place_where_a_kernel_works_is_asked_of_it() -> None:
     assert await _evaluated(WHERE) == _ok(str(Path.cwd()).encode())
 
@@ -65,18 +71,35 @@ async def test_what_is_put_there_is_there_whole_and_no_news(tmp_path: Path, size
 async def test_each_change_is_told_once(tmp_path: Path) -> None:
     files = _files(tmp_path)
     (tmp_path / "a").write_bytes(b"first")
-    assert await files.changes() == [MadeFile("a", 5, b"first")]
+    assert await _news(files) == {"a": b"first"}
     assert await files.changes() == []
     (tmp_path / "a").write_bytes(b"second")
     (tmp_path / "b").write_bytes(b"")
-    assert await files.changes() == [MadeFile("a", 6, b"second"), MadeFile("b", 0, b"")]
+    assert await _news(files) == {"a": b"second", "b": b""}
 
 
 async def test_as_many_files_are_told_as_may_be(tmp_path: Path) -> None:
     files = _files(tmp_path, max_files=2, max_bytes=3)
     for name in "cab":
         (tmp_path / name).write_bytes(name.encode() * (3 + (name == "b")))
-    assert await files.changes() == [MadeFile("a", 3, b"aaa"), MadeFile("b", 4, None)]
+    first, second = await files.changes()
+    assert (first, second) == (Changed("a", "a", 3), Changed("b", "b", 4))
+    assert [piece async for piece in files.read(first)] == [b"aaa"]
+    with pytest.raises(ToolError, match=r"^It is longer than 3 bytes\.$"):
+        await anext(files.read(second))
+    assert files.left_out == 1
+
+
+async def test_a_long_file_is_read_in_pieces_and_one_that_shrinks_to_its_end(tmp_path: Path) -> None:
+    files = _files(tmp_path)
+    content = os.urandom(2 * CHUNK_BYTES + 1)
+    (tmp_path / "a").write_bytes(content)
+    [file] = await files.changes()
+    assert list(map(len, [piece async for piece in files.read(file)])) == [CHUNK_BYTES, CHUNK_BYTES, 1]
+    reading = files.read(file)
+    assert await anext(reading) == content[:CHUNK_BYTES]
+    os.truncate(tmp_path / "a", CHUNK_BYTES + 10)
+    assert b"".join([piece async for piece in reading]) == content[CHUNK_BYTES : CHUNK_BYTES + 10]
 
 
 @pytest.mark.parametrize("name", ["", "/etc/x", "../x", "a/../x", "a//x", ".", "a\0b"])
@@ -150,14 +173,21 @@ def test_no_answer_raises_or_leads_elsewhere(answers: list[str], max_files: int,
             assert not {"", ".", "..", "__pycache__"} & set(file.name.split("/"))
             assert "\0" not in file.name and "\n" not in file.name
             assert file.name.encode()
-            assert file.data is None or len(file.data) == file.size_bytes <= max_bytes
+            assert len(_run_to_its_end(_read(files, file))) <= min(file.size_bytes, max_bytes)
 
 
-def _run_to_its_end(coroutine: Any) -> list[MadeFile]:
+async def _read(files: RemoteFiles, file: Changed) -> bytes:
+    try:
+        return b"".join([piece async for piece in files.read(file)])
+    except ToolError:
+        return b""
+
+
+def _run_to_its_end(coroutine: Coroutine[Any, Any, T]) -> T:
     # It waits for nothing but these answers, which are there.
     try:
         coroutine.send(None)
     except StopIteration as done:
-        made: list[MadeFile] = done.value
+        made: T = done.value
         return made
     raise AssertionError("it waits")

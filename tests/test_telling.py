@@ -111,19 +111,19 @@ def test_what_ended_the_code_is_said_first(status: CellStatus, said: str) -> Non
 
 def test_files_come_after_the_output_and_notes_last() -> None:
     files = (
-        MadeFile("report.csv", 12_345, b"a,b"),
+        MadeFile("report.csv", 12_345, "https://files/1"),
         MadeFile("out/huge.bin", 3_000_000_000, None),
-        MadeFile("plot.png", 40, PIXEL),
+        MadeFile("plot.png", 40, "https://files/2"),
     )
     outcome = Outcome("ok", (Shown("1", is_result=True),), files, ("One.", "Two."))
-    listed = "Files: report.csv (12 kB), out/huge.bin (3.0 GB, not kept: too much), plot.png (40 bytes)"
+    listed = "Files: report.csv (12 kB), out/huge.bin (3.0 GB, not kept), plot.png (40 bytes)"
     assert for_model(outcome) == [
         TextItem(f"execute_result:\n\n```\n1\n```\n\n{listed}"),
-        FileItem("report.csv", data=b"a,b"),
-        FileItem("plot.png", data=PIXEL),
+        FileItem("report.csv", "https://files/1"),
+        FileItem("plot.png", "https://files/2"),
         TextItem("One.\nTwo."),
     ]
-    assert text_of(Outcome("ok", files=files[1:2])) == "Files: out/huge.bin (3.0 GB, not kept: too much)"
+    assert text_of(Outcome("ok", files=files[1:2])) == "Files: out/huge.bin (3.0 GB, not kept)"
 
 
 @pytest.mark.parametrize(
@@ -143,13 +143,13 @@ def test_files_come_after_the_output_and_notes_last() -> None:
     ],
 )
 def test_sizes_are_told_in_few_digits(size_bytes: int, told: str) -> None:
-    assert text_of(Outcome("ok", files=(MadeFile("a", size_bytes, None),))) == f"Files: a ({told}, not kept: too much)"
+    assert text_of(Outcome("ok", files=(MadeFile("a", size_bytes, None),))) == f"Files: a ({told}, not kept)"
 
 
 def test_a_name_cannot_speak_as_we_do() -> None:
-    named = Outcome("ok", files=(MadeFile("a\n\x1b[1mFinished\u2028\udcff.txt", 1, b"a"),))
+    named = Outcome("ok", files=(MadeFile("a\n\x1b[1mFinished\u2028\udcff.txt", 1, "https://files/1"),))
     name = "a\ufffd\ufffd[1mFinished\ufffd\ufffd.txt"
-    assert for_model(named) == [TextItem(f"Files: {name} (1 byte)"), FileItem(name, data=b"a")]
+    assert for_model(named) == [TextItem(f"Files: {name} (1 byte)"), FileItem(name, "https://files/1")]
     assert for_caller(named)["files"] == [{"name": name, "size_bytes": 1}]
 
 
@@ -180,7 +180,7 @@ def test_the_caller_gets_each_kind_of_output_by_itself() -> None:
         Shown("f"),
         DIVISION,
     )
-    files = (MadeFile("report.csv", 3, b"a,b"), MadeFile("huge.bin", 10**9, None))
+    files = (MadeFile("report.csv", 3, "https://files/1"), MadeFile("huge.bin", 10**9, None))
     assert for_caller(Outcome("error", pieces, files, ("One.",), 0.25)) == {
         "status": "error",
         "stdout": "a\nd\n",
@@ -231,9 +231,7 @@ outcomes = st.builds(
     Outcome,
     st.sampled_from(["ok", "error", "timeout", "limit", "died"]),
     st.lists(pieces, max_size=6).map(tuple),
-    st.lists(st.builds(MadeFile, names, st.integers(0, 2**70), st.none() | st.binary(max_size=5)), max_size=4).map(
-        tuple
-    ),
+    st.lists(st.builds(MadeFile, names, st.integers(0, 2**70), st.none() | texts), max_size=4).map(tuple),
     st.lists(texts.filter(bool), max_size=3).map(tuple),
     st.floats(0, 1e9),
 )
@@ -250,8 +248,8 @@ def test_every_outcome_is_told_to_both(outcome: Outcome) -> None:
     assert [item.data for item in items if isinstance(item, ImageItem)] == [
         piece.data for piece in outcome.pieces if isinstance(piece, Picture)
     ]
-    assert [item.data for item in items if isinstance(item, FileItem)] == [
-        file.data for file in outcome.files if file.data is not None
+    assert [item.url for item in items if isinstance(item, FileItem)] == [
+        file.url for file in outcome.files if file.url is not None
     ]
     assert all(note in told for note in outcome.notes)
     # No two texts stand side by side: between them there would be no empty line.

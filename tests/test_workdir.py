@@ -20,8 +20,7 @@ from hypothesis import strategies as st
 
 from confining import OWNER, WORKDIR, Confined, confined
 from tools.errors import ToolError
-from tools.outcomes import MadeFile
-from tools.sandbox.workdir import Workdir
+from tools.sandbox.workdir import Changed, Workdir
 
 SECRET = b"s3cr3t"
 
@@ -64,7 +63,7 @@ def inside(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def workdir(inside: Path) -> Iterator[Workdir]:
-    workdir = opened(inside, max_files=5, max_bytes=100, max_total_bytes=250)
+    workdir = opened(inside, max_files=5, max_bytes=100)
     yield workdir
     workdir.close()
 
@@ -104,8 +103,21 @@ def swapping(*turns: str) -> str:
     return "\n".join("os.rename({!r}, {!r})".format(*turn.split()) for turn in turns)
 
 
-def told(made: list[MadeFile]) -> dict[str, bytes | None]:
-    return {file.name: file.data for file in made}
+def read(workdir: Workdir, changed: list[Changed]) -> dict[str, bytes]:
+    """What is in those of the files that can be read."""
+    found = {}
+    for file in changed:
+        with suppress(ToolError):
+            found[file.name] = b"".join(workdir.pieces(file))
+    return found
+
+
+def news(workdir: Workdir) -> dict[str, bytes]:
+    """What is in the files that are new or changed; each has the size that is told."""
+    changed = workdir.changes()
+    found = read(workdir, changed)
+    assert [(file.name, file.size_bytes) for file in changed] == [(name, len(data)) for name, data in found.items()]
+    return found
 
 
 def names_in(path: Path) -> set[str]:
@@ -309,15 +321,15 @@ def test_files_that_are_new_or_changed_are_told_once(workdir: Workdir, inside: P
     (inside / "b").write_bytes(b"1")
     (inside / "a" / "c").mkdir(parents=True)
     (inside / "a" / "c" / "d").write_bytes(b"2")
-    assert workdir.changes() == [MadeFile("a/c/d", 1, b"2"), MadeFile("b", 1, b"1")]
+    assert news(workdir) == {"a/c/d": b"2", "b": b"1"}
     assert workdir.changes() == []
     (inside / "b").write_bytes(b"changed")
     (inside / "a" / "c" / "d").rename(inside / "e")
-    assert workdir.changes() == [MadeFile("b", 7, b"changed"), MadeFile("e", 1, b"2")]
+    assert news(workdir) == {"b": b"changed", "e": b"2"}
     (inside / "b").unlink()
     assert workdir.changes() == []
     (inside / "b").write_bytes(b"changed")
-    assert workdir.changes() == [MadeFile("b", 7, b"changed")]
+    assert news(workdir) == {"b": b"changed"}
 
 
 def test_what_was_put_there_is_told_when_it_is_changed(workdir: Workdir, inside: Path) -> None:
@@ -325,7 +337,7 @@ def test_what_was_put_there_is_told_when_it_is_changed(workdir: Workdir, inside:
     assert workdir.changes() == []
     with (inside / "in" / "a").open("ab") as file:
         file.write(b"y")
-    assert workdir.changes() == [MadeFile("in/a", 2, b"xy")]
+    assert news(workdir) == {"in/a": b"xy"}
     workdir.put("in/a", io.BytesIO(b"z"))
     assert workdir.changes() == []
 
@@ -354,7 +366,7 @@ def test_each_look_tells_exactly_what_was_written_since_the_last(steps: list[tup
                 workdir.put(name, io.BytesIO(content))
                 written.pop(name, None)
             else:
-                assert workdir.changes() == [MadeFile(name, len(data), data) for name, data in sorted(written.items())]
+                assert list(news(workdir).items()) == sorted(written.items())
                 written.clear()
 
 
@@ -375,21 +387,51 @@ def test_of_many_files_the_first_are_told_and_the_others_counted(workdir: Workdi
     assert workdir.left_out == 0
 
 
-def test_what_is_too_large_is_told_without_its_content(workdir: Workdir, inside: Path) -> None:
-    sizes = {"a": 101, "b": 100, "c": 100, "d": 51, "e": 50}
-    for name, size in sizes.items():
+def test_what_is_too_large_is_told_and_not_read(workdir: Workdir, inside: Path) -> None:
+    for name, size in {"a": 101, "b": 100}.items():
         (inside / name).write_bytes(bytes(size))
-    assert [(file.name, file.size_bytes) for file in workdir.changes()] == list(sizes.items())
-    for name in sizes:
-        (inside / name).touch()
-    assert [file.name for file in workdir.changes() if file.data is None] == ["a", "d"]
+    changed = workdir.changes()
+    assert [(file.name, file.size_bytes) for file in changed] == [("a", 101), ("b", 100)]
+    assert read(workdir, changed) == {"b": bytes(100)}
+    with pytest.raises(ToolError, match=r"^It is longer than 100 bytes\.$"):
+        next(workdir.pieces(changed[0]))
+
+
+def test_what_is_long_is_read_in_pieces(inside: Path) -> None:
+    workdir = opened(inside)
+    content = os.urandom((5 << 20) + 1)
+    (inside / "a").write_bytes(content)
+    pieces = list(workdir.pieces(workdir.changes()[0]))
+    assert b"".join(pieces) == content
+    assert max(map(len, pieces)) <= 1 << 20
+    workdir.close()
+
+
+@pytest.mark.parametrize(
+    ("act", "said"),
+    [
+        ("rm a", "It cannot be read: No such file or directory."),
+        ("rm a; mkfifo a", "It is no file any more."),
+        ("rm a; mkdir a", "It is no file any more."),
+        ("rm a; ln -s /etc/passwd a", "It cannot be read: Too many levels of symbolic links."),
+    ],
+)
+def test_a_file_that_has_gone_before_it_is_read_is_told(workdir: Workdir, inside: Path, act: str, said: str) -> None:
+    (inside / "a").touch()
+    [file] = workdir.changes()
+    subprocess.run(["/bin/sh", "-c", act], cwd=inside, check=True)
+    with pytest.raises(ToolError) as refused:
+        next(workdir.pieces(file))
+    assert refused.value.message == said
 
 
 def test_a_file_that_is_one_large_hole_is_not_read(inside: Path) -> None:
     workdir = opened(inside)
     with (inside / "hole").open("wb") as file:
         file.truncate(200 << 20)
-    assert workdir.changes() == [MadeFile("hole", 200 << 20, None)]
+    changed = workdir.changes()
+    assert [(file.name, file.size_bytes) for file in changed] == [("hole", 200 << 20)]
+    assert read(workdir, changed) == {}
     workdir.close()
 
 
@@ -399,8 +441,8 @@ def test_of_a_file_that_grows_meanwhile_no_more_is_read_than_it_had(inside: Path
     (inside / "a").touch()
     with meanwhile(inside, "os.truncate('a', 10_000_000)\nos.truncate('a', 10)"):
         # What has not changed is not read: each that is read has been the other's turn since.
-        looks = (made for _ in range(100 * TRIES) for made in workdir.changes())
-        sizes = {len(made.data) for made in islice(looks, 2 * TRIES) if made.data is not None}
+        looks = (found for _ in range(100 * TRIES) for found in read(workdir, workdir.changes()).values())
+        sizes = set(map(len, islice(looks, 2 * TRIES)))
     assert max(sizes) <= 10
     workdir.close()
 
@@ -411,7 +453,7 @@ def test_names_are_told_without_what_harms_those_who_read_them(inside: Path) -> 
     for name in names:
         (inside / os.fsdecode(name)).write_bytes(name)
     made = workdir.changes()
-    assert {file.data for file in made} == set(names)
+    assert {b"".join(workdir.pieces(file)) for file in made} == set(names)
     assert [file.name for file in made] == sorted(file.name for file in made)
     assert {"数据", "a\ufffdb", "\ufffd.txt", "\ufffd[31m", "\ufffd"} <= {file.name for file in made}
     assert all(file.name.encode() and file.name.isprintable() for file in made)
@@ -437,7 +479,7 @@ def test_nothing_but_regular_files_is_told(workdir: Workdir, inside: Path, secre
         (inside / "a").hardlink_to(secret)
         for name in ("CON", "NUL", "tty", "sda"):
             (inside / name).touch()
-        assert told(workdir.changes()) == {"CON": b"", "NUL": b"", "a": SECRET, "sda": b"", "tty": b""}
+        assert news(workdir) == {"CON": b"", "NUL": b"", "a": SECRET, "sda": b"", "tty": b""}
 
 
 def test_no_race_between_files_links_and_directories_is_won(inside: Path, secret: Path) -> None:
@@ -459,7 +501,7 @@ def test_no_race_between_files_links_and_directories_is_won(inside: Path, secret
     with meanwhile(inside, swap):
         for _ in range(TRIES):
             workdir = opened(inside, max_files=100)
-            seen |= {file.data for file in workdir.changes()}
+            seen |= set(read(workdir, workdir.changes()).values())
             workdir.close()
     assert seen == {b"mine"}
 
@@ -496,7 +538,7 @@ def test_what_is_mounted_below_is_not_entered() -> None:
     with confined(mounts=mounts) as sandbox:
         workdir = Workdir(sandbox.workdir(), owner=OWNER)
         sandbox.run("echo x > mounted/a; echo y > mine")
-        assert told(workdir.changes()) == {"mine": b"y\n"}
+        assert read(workdir, workdir.changes()) == {"mine": b"y\n"}
         with pytest.raises(ToolError, match="cannot be put there"):
             workdir.put("mounted/b", io.BytesIO(b"x"))
         workdir.close()
@@ -517,7 +559,7 @@ def test_files_outlive_their_sandbox(sandbox: Confined) -> None:
         assert workdir.changes() == []
         assert other.run("find . | sort") == "\n".join([".", "./.hidden", "./a", "./a/b", "./a/b/c", "./empty", "./h"])
         assert other.run("echo 3 >> a/b/c; cat a/b/c") == "1\n3"
-        assert told(workdir.changes()) == {"a/b/c": b"1\n3\n"}
+        assert news(workdir) == {"a/b/c": b"1\n3\n"}
         workdir.close()
     dead.close()
 
@@ -597,6 +639,7 @@ def test_when_it_is_closed_nothing_can_be_asked(workdir: Workdir, inside: Path) 
     workdir.close()
     workdir.close()
     calls: list[Callable[[], object]] = [
+        lambda: next(workdir.pieces(Changed("a", "a", 0))),
         *(workdir.changes, workdir.used_inodes, lambda: workdir.put("a", io.BytesIO())),
         *(lambda: workdir.copy_from(other), lambda: other.copy_from(workdir)),
     ]
@@ -642,7 +685,7 @@ def test_no_descriptor_is_left_behind(workdir: Workdir, inside: Path, secret: Pa
         for source in (io.BytesIO(b"x"), Source(b"x", fail)):
             with suppress(ToolError, OSError):
                 workdir.put(name, source)
-    workdir.changes()
+    read(workdir, workdir.changes())
     assert open_below() == [inside]
     workdir.close()
     assert open_below() == []

@@ -9,7 +9,7 @@ from typing import Literal
 
 from tools.attached import AttachedFile
 from tools.egress import Egress
-from tools.outcomes import Kernels
+from tools.outcomes import Keep, Kernels, kept_nowhere
 
 Language = Literal["zh", "en"]
 
@@ -29,7 +29,8 @@ class ToolContext:
     are those that the caller handed over. `language` is that of the conversation. `deadline` is the moment, on the
     clock of `time.monotonic`, at which the call is ended; `cancelled` is set when its result is no longer wanted.
     `progress` tells whoever waits what is being done. `egress` is the way to the network, for asynchronous tools;
-    `kernels` run Python code for them, if there are any.
+    `kernels` run Python code for them, if there are any, and `keep` stores files for the caller: neither is for tools
+    whose results are cached.
     """
 
     session_id: str = ""
@@ -42,6 +43,7 @@ class ToolContext:
     progress: Callable[[str], None] = _silent
     egress: Egress = field(default_factory=Egress)
     kernels: Kernels | None = None
+    keep: Keep = kept_nowhere
 
     def remaining_s(self) -> float | None:
         """The seconds until the deadline, none of them negative; None without a deadline."""

@@ -26,14 +26,12 @@ from tools.base import BaseTool, ToolContext
 from tools.cache import CacheScope, ToolCache
 from tools.errors import InvalidArguments, RetryableToolError, ToolError
 from tools.items import ContentItem, Details, FileItem, ImageItem, TextItem, as_items
+from tools.outcomes import Keep
 from tools.settings import Settings, Wishes
 from tools.toolbox import Equipped, Toolbox
 from tools.workers import ToolBug, Workers
 
 logger = logging.getLogger(__name__)
-
-#: Keeps bytes under a name, and gives the URL at which they can be had.
-Keep = Callable[[str, bytes], Awaitable[str]]
 
 #: How a call ended. `invalid`: the arguments; `error`: the tool said so; `timeout`; `bug`: the tool is broken.
 Status = Literal["ok", "invalid", "unknown", "error", "timeout", "bug"]
@@ -61,8 +59,8 @@ class Call:
 class Result:
     """What became of a call: `text` is what the model is to read.
 
-    `details` are for the caller's program, of calls that have any; `links` in them tells by name the URLs at which
-    the call's images and files were kept.
+    `details` are for the caller's program, of calls that have any; `links` in them tells by name the URLs of the call's
+    images and files.
     """
 
     call: Call
@@ -81,10 +79,6 @@ def unknown(call: Call, names: Iterable[str]) -> Result:
 
 class _Late(Exception):
     """The call's time is over."""
-
-
-async def _keep_nothing(name: str, _: bytes) -> str:
-    return name
 
 
 class Executor:
@@ -125,16 +119,17 @@ class Executor:
             except Exception:
                 logger.exception("the tool %s cannot be closed", tool.name)
 
-    async def run(self, calls: Sequence[Call], context: ToolContext, *, keep: Keep = _keep_nothing) -> list[Result]:
+    async def run(self, calls: Sequence[Call], context: ToolContext) -> list[Result]:
         """The results of the calls, which run side by side, in the order of the calls."""
         async with asyncio.TaskGroup() as group:
-            tasks = [group.create_task(self.execute(call, context, keep=keep)) for call in calls]
+            tasks = [group.create_task(self.execute(call, context)) for call in calls]
         return [task.result() for task in tasks]
 
-    async def execute(
-        self, call: Call, context: ToolContext, *, keep: Keep = _keep_nothing, wishes: Wishes | None = None
-    ) -> Result:
-        """The result of one call. `keep` stores what is too long, or no text. Raises nothing but cancellation."""
+    async def execute(self, call: Call, context: ToolContext, *, wishes: Wishes | None = None) -> Result:
+        """The result of one call. Raises nothing but cancellation.
+
+        What of it is too long, or no text, is stored by the context's `keep`.
+        """
         began = self._clock()
         equipped = self.toolbox.tools.get(call.name)
         if equipped is None:
@@ -145,7 +140,7 @@ class Executor:
         try:
             arguments = equipped.tool.validate_parameters(call.arguments)
             items, cached = await self._cached(call, equipped, settings, arguments, context)
-            text, links = await _as_text(items, call, settings.max_output_chars, keep)
+            text, links = await _as_text(items, call, settings.max_output_chars, context.keep)
             details = _details(items, links)
         except InvalidArguments as error:
             status, text = "invalid", f"Error: {error.message}"
@@ -278,11 +273,13 @@ async def _told(item: TextItem | ImageItem | FileItem, keep: Keep, links: dict[s
     url = item.url
     if item.data is not None:
         try:
-            url = links[item.name] = await keep(item.name, item.data)
+            url = await keep(item.name, item.data)
         except ToolError as error:
             # What failed on its way holds the bytes, until somebody looks for what nobody uses any more.
             traceback.clear_frames(error.__traceback__)
             return f"({item.name} could not be kept: {error.message})"
+    if url is not None:
+        links[item.name] = url
     return f"{'!' if isinstance(item, ImageItem) else ''}[{_MARKUP.sub(_escaped, item.name)}]({url})"
 
 

@@ -1,10 +1,13 @@
 """What became of a piece of code, and who runs code: what tools, and those who set them up, need to know of kernels."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, Protocol
 
 from tools.attached import AttachedFile
+
+#: Keeps a file for the caller, whole or in pieces, and gives the URL at which it can be had. ToolError if it cannot.
+Keep = Callable[[str, bytes | AsyncIterator[bytes]], Awaitable[str]]
 
 #: How a cell ended. `error`: it raised; `timeout`: it was interrupted, or its kernel killed, after its time; `limit`:
 #: it wrote or used more than it may; `died`: its kernel ended.
@@ -49,11 +52,14 @@ Piece = Written | Shown | Picture | Raised
 
 @dataclass(frozen=True, slots=True)
 class MadeFile:
-    """A file that the code made or changed, by its path in the working directory; `data` None: too long to be kept."""
+    """A file that the code made or changed, by its path in the working directory.
+
+    `url` is where it was kept; None: it was not, and a note of the outcome says why.
+    """
 
     name: str
     size_bytes: int
-    data: bytes | None
+    url: str | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,6 +71,11 @@ class Outcome:
     files: tuple[MadeFile, ...] = ()
     notes: tuple[str, ...] = ()
     duration_s: float = 0.0
+
+
+async def kept_nowhere(name: str, _: bytes | AsyncIterator[bytes]) -> str:
+    """A `Keep` for where nobody wants the files: the name in place of a URL."""
+    return name
 
 
 class Kernels(Protocol):
@@ -90,12 +101,13 @@ class Kernels(Protocol):
         session: str | None,
         files: Sequence[AttachedFile] = (),
         time_s: float | None = None,
+        keep: Keep = kept_nowhere,
     ) -> Outcome:
         """Runs a cell in the kernel of the caller's session; without a session, in a fresh one that ends with it.
 
-        `files` are put into the working directory first. `time_s` is the time for all of it, waits included: the
-        cell gets what is left, if that is less than it may take. ToolError if
-        there is no room for a kernel, or it cannot be started.
+        `files` are put into the working directory first; those that the code makes are given to `keep`. `time_s` is
+        the time for all of it, waits included: the cell is stopped early enough for its outcome to come in time.
+        ToolError if there is no room for a kernel, or it cannot be started.
         """
         ...
 

@@ -7,9 +7,6 @@ from tools.base import ToolContext, ToolError
 from tools.items import ContentItem, Details
 from tools.kernels.telling import for_caller, for_model
 
-#: A cell is stopped so long before its call would be: to interrupt it, or to kill it, and to read what it put out.
-_MARGIN_S = 4.0
-
 #: Models put code between fences in JSON, too. Only what is all between two of them is code between fences.
 _FENCED = re.compile(r"\s*(```+|~~~+)[\w+-]*[ \t]*\n(?P<code>.*?)\n?\s*\1\s*", re.DOTALL)
 
@@ -30,12 +27,12 @@ async def outcome_of(code: str, context: ToolContext, *, session: str | None) ->
     """Runs the code for the call of this context. ToolError if it cannot be run."""
     if context.kernels is None:
         raise ToolError("No code can be run here.")
-    left_s = context.remaining_s()
     outcome = await context.kernels.run(
         bare(code),
         caller=context.caller,
         session=session,
         files=context.files,
-        time_s=None if left_s is None else left_s - _MARGIN_S,
+        time_s=context.remaining_s(),
+        keep=context.keep,
     )
     return [*for_model(outcome), Details(for_caller(outcome))]

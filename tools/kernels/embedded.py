@@ -4,7 +4,7 @@ import asyncio
 import contextlib
 import os
 import secrets
-from collections.abc import Callable, Mapping
+from collections.abc import AsyncGenerator, Callable, Mapping
 from dataclasses import dataclass
 from itertools import count
 from pathlib import Path
@@ -24,7 +24,7 @@ from tools.outcomes import Outcome
 from tools.sandbox import processes
 from tools.sandbox.launching import Launcher, Sandbox
 from tools.sandbox.watching import Place, Token, Watch
-from tools.sandbox.workdir import Workdir
+from tools.sandbox.workdir import Changed, Workdir
 
 T = TypeVar("T")
 
@@ -183,6 +183,15 @@ class EmbeddedKernel:
         """As `Kernel` says."""
         files = await _in_thread(self._files.changes)
         return Changes(files, self._files.left_out)
+
+    async def read(self, file: Changed) -> AsyncGenerator[bytes, None]:
+        """As `Kernel` says."""
+        pieces = self._files.pieces(file)
+        try:
+            while piece := await _in_thread(lambda: next(pieces, b"")):
+                yield piece
+        finally:
+            pieces.close()
 
     async def inherit(self, dead: Kernel) -> list[str] | None:
         """As `Kernel` says: the directory of a sandbox is there as long as we hold it."""

@@ -10,7 +10,7 @@ import contextlib
 import json
 import socket
 import uuid
-from collections.abc import AsyncIterator, Coroutine, Mapping
+from collections.abc import AsyncGenerator, AsyncIterator, Coroutine, Mapping
 from dataclasses import replace
 from datetime import UTC, datetime
 from functools import partial
@@ -27,6 +27,7 @@ from tools.kernels.gateway_requests import REQUEST_TIMEOUT_S, START_TIMEOUT_S, R
 from tools.kernels.kernel import Changes, Kernel
 from tools.kernels.remote_files import WHERE, RemoteFiles
 from tools.outcomes import Outcome, Piece, Raised
+from tools.sandbox.workdir import Changed
 
 #: What a kernel put out right after we came may not have reached us: then it is asked again.
 _GREETING_AGAIN_S = 0.5
@@ -156,6 +157,10 @@ class GatewayKernel:
         """As `Kernel` says."""
         files = await self._files.changes()
         return Changes(files, self._files.left_out)
+
+    def read(self, file: Changed) -> AsyncGenerator[bytes, None]:
+        """As `Kernel` says."""
+        return self._files.read(file)
 
     async def inherit(self, dead: Kernel) -> None:
         """Never: the files of a kernel end with it, or lie where only the gateway reaches them."""

@@ -1,15 +1,17 @@
 """What a kernel is to sessions and pools, wherever it runs."""
 
+from collections.abc import AsyncGenerator
 from pathlib import Path
 from typing import NamedTuple, Protocol
 
-from tools.outcomes import MadeFile, Outcome
+from tools.outcomes import Outcome
+from tools.sandbox.workdir import Changed
 
 
 class Changes(NamedTuple):
     """The files that a cell made or changed; `left_out`: so many more, as there were too many."""
 
-    files: list[MadeFile]
+    files: list[Changed]
     left_out: int
 
 
@@ -41,6 +43,10 @@ class Kernel(Protocol):
 
     async def changes(self) -> Changes:
         """The files that are new or changed since this was asked last, or were put there."""
+        ...
+
+    def read(self, file: Changed) -> AsyncGenerator[bytes, None]:
+        """What is in a file of `changes`, in pieces; to be closed. ToolError if it cannot be read, or is too long."""
         ...
 
     async def inherit(self, dead: "Kernel") -> list[str] | None:

@@ -10,20 +10,17 @@ import json
 import os
 import secrets
 import unicodedata
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncGenerator, Awaitable, Callable
 from pathlib import Path
 from typing import Any
 
 from tools.errors import ToolError
-from tools.outcomes import MadeFile
+from tools.sandbox.workdir import Changed
 
 _SOURCE = (Path(__file__).parent / "inside" / "files.py").read_text("utf-8")
 
 #: A piece in base64 is a message of 1.4 MB, which every gateway takes: tornado's own limit is 10 MB.
 CHUNK_BYTES = 1 << 20
-
-#: As in `tools.sandbox.workdir`: all that is read is in memory at once.
-_MAX_TOTAL_BYTES = 128 << 20
 
 #: As many as the kernel's side tells at most, and the longest path that Linux takes.
 _MAX_LISTED = 10_000
@@ -74,36 +71,31 @@ class RemoteFiles:
         if mark is not None:
             self._seen[name] = mark
 
-    async def changes(self) -> list[MadeFile]:
+    async def changes(self) -> list[Changed]:
         """The files that are new or changed since this was asked last, or were put there; none without an answer."""
         try:
             now = _listed(_json_of(await self._ask(_question("list", self._directory))))
-            changed = sorted((_told(path), path) for path, mark in now.items() if self._seen.get(path) != mark)
-            made: list[MadeFile] = []
-            room_bytes = _MAX_TOTAL_BYTES
-            for told, path in changed[: self._max_files]:
-                _, size_bytes, *_ = now[path]
-                fits = size_bytes <= min(self._max_bytes, room_bytes)
-                data = await self._read(path, size_bytes) if fits else None
-                room_bytes -= len(data or b"")
-                made.append(MadeFile(told, size_bytes if data is None else len(data), data))
         except ToolError:
             self.left_out = 0
             return []
+        changed = sorted(
+            Changed(_told(path), path, mark[1]) for path, mark in now.items() if self._seen.get(path) != mark
+        )
         self._seen = now
         self.left_out = max(0, len(changed) - self._max_files)
-        return made
+        return changed[: self._max_files]
 
-    async def _read(self, path: str, size_bytes: int) -> bytes:
-        data = bytearray()
-        while len(data) < size_bytes:
-            wanted = min(CHUNK_BYTES, size_bytes - len(data))
-            piece = _bytes_of(await self._ask(_question("read", self._directory, path, len(data), wanted)))
-            data += piece[:wanted]
+    async def read(self, file: Changed) -> AsyncGenerator[bytes, None]:
+        """What is in a file that was found, in pieces. ToolError if it is too long, or there is no answer."""
+        if file.size_bytes > self._max_bytes:
+            raise ToolError(f"It is longer than {self._max_bytes:,} bytes.")
+        for begin in range(0, file.size_bytes, CHUNK_BYTES):
+            wanted = min(CHUNK_BYTES, file.size_bytes - begin)
+            piece = _bytes_of(await self._ask(_question("read", self._directory, file.path, begin, wanted)))[:wanted]
+            yield piece
             if len(piece) < wanted:
                 # It has shrunk, or gone.
-                break
-        return bytes(data)
+                return
 
     def _check(self, answer: str, name: str) -> None:
         if not answer.startswith("error:"):

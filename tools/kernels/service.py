@@ -16,7 +16,7 @@ from tools.kernels.kernel import Kernel
 from tools.kernels.pool import Pool
 from tools.kernels.sessions import Sessions
 from tools.kernels.starting import isolation_for, python_at, recipe_for
-from tools.outcomes import Kernels, Outcome
+from tools.outcomes import Keep, Kernels, Outcome, kept_nowhere
 from tools.sandbox.isolation import Found
 from tools.sandbox.watching import Watch
 
@@ -45,6 +45,7 @@ class _Kernels:
         session: str | None,
         files: Sequence[AttachedFile] = (),
         time_s: float | None = None,
+        keep: Keep = kept_nowhere,
     ) -> Outcome:
         """As `Kernels` says."""
         return await self._opened().run(
@@ -54,6 +55,7 @@ class _Kernels:
             files=files,
             time_s=self.settings.cell_time_s,
             within_s=math.inf if time_s is None else time_s,
+            keep=keep,
         )
 
     async def aclose(self) -> None:

@@ -3,6 +3,7 @@
 import asyncio
 import logging
 from collections.abc import Sequence
+from contextlib import aclosing
 from dataclasses import dataclass, replace
 from enum import IntEnum
 from typing import Any
@@ -11,7 +12,8 @@ from tools.attached import AttachedFile
 from tools.errors import ToolError
 from tools.kernels.kernel import Kernel
 from tools.kernels.pool import Pool
-from tools.outcomes import MadeFile, Outcome
+from tools.outcomes import Keep, MadeFile, Outcome
+from tools.sandbox.workdir import Changed
 
 logger = logging.getLogger(__name__)
 
@@ -45,15 +47,25 @@ _DIED = "The kernel has ended, and its variables and imports with it."
 #: The least time that a cell gets: less than that is none.
 _LEAST_S = 1.0
 
+#: A cell is stopped so long before its outcome is to be there: to interrupt it, or to kill it, and to keep its files.
+_MARGIN_S = 4.0
+
+#: Of that, so much is left when no more files are kept: to tell of all that.
+_TELLING_S = 1.0
+
 
 @dataclass(frozen=True, slots=True)
 class AskedCell:
-    """A cell that is to be run: for `time_s` at most, and not beyond `ends_at`, on the loop's clock."""
+    """A cell that is to be run for `time_s` at most; its outcome is to be there at `due_at`, on the loop's clock.
+
+    `files` are put there before, and `keep` is given those that it makes.
+    """
 
     code: str
     files: Sequence[AttachedFile]
     time_s: float
-    ends_at: float
+    due_at: float
+    keep: Keep
 
 
 class Session:
@@ -83,9 +95,9 @@ class Session:
         """Runs a cell. ToolError if no kernel can be had."""
         kernel = await self._running()
         notes = await self._bring(kernel, cell.files)
-        left_s = cell.ends_at - asyncio.get_running_loop().time()
+        left_s = cell.due_at - _MARGIN_S - asyncio.get_running_loop().time()
         outcome = await kernel.execute(cell.code, time_s=min(cell.time_s, max(_LEAST_S, left_s)))
-        made = await _changes(kernel, notes)
+        made = await _made(kernel, cell, notes)
         told = [*([_TOLD[self.lost]] if self.lost else []), *_but_for(self._gone)]
         self.lost, self._gone = Lost.NOTHING, []
         died = [] if kernel.alive else [_DIED]
@@ -180,20 +192,40 @@ async def _inherited(fresh: Kernel, dead: Kernel) -> list[str] | None:
 
 
 def _but_for(gone: Sequence[str]) -> list[str]:
-    if not gone:
-        return []
-    names = ", ".join(map(repr, gone[:_MOST_NAMES]))
-    return [f"Of the files these are lost, too: {names}{', ...' if len(gone) > _MOST_NAMES else ''}."]
+    return [f"Of the files these are lost, too: {_named(gone)}."] if gone else []
 
 
-async def _changes(kernel: Kernel, notes: list[str]) -> list[MadeFile]:
+def _named(names: Sequence[str]) -> str:
+    return f"{', '.join(map(repr, names[:_MOST_NAMES]))}{', ...' if len(names) > _MOST_NAMES else ''}"
+
+
+async def _made(kernel: Kernel, cell: AskedCell, notes: list[str]) -> list[MadeFile]:
     try:
-        made = await kernel.changes()
+        changes = await kernel.changes()
     except Exception:
         # What the cell has said is worth more than its files.
         logger.exception("the files of a cell cannot be read")
         notes.append("The files that the cell made cannot be read.")
         return []
-    if made.left_out:
-        notes.append(f"{made.left_out:,} more files are in the working directory, and are not kept: they are too many.")
-    return made.files
+    made: list[MadeFile] = []
+    unkept: dict[str, list[str]] = {}
+    for file in changes.files:
+        try:
+            url = await _kept(kernel, file, cell)
+        except ToolError as error:
+            url = None
+            unkept.setdefault(error.message, []).append(file.name)
+        made.append(MadeFile(file.name, file.size_bytes, url))
+    notes += [f"Not kept: {_named(names)}. {why}" for why, names in unkept.items()]
+    if changes.left_out:
+        more = f"{changes.left_out:,} more files are in the working directory"
+        notes.append(f"{more}, and are not kept: they are too many.")
+    return made
+
+
+async def _kept(kernel: Kernel, file: Changed, cell: AskedCell) -> str:
+    try:
+        async with asyncio.timeout_at(cell.due_at - _TELLING_S), aclosing(kernel.read(file)) as pieces:
+            return await cell.keep(file.name, pieces)
+    except TimeoutError:
+        raise ToolError("There was no time for it.") from None

@@ -15,7 +15,7 @@ from tools.errors import ToolError
 from tools.kernels.pool import CLOSED, Pool
 from tools.kernels.room import Place, Room
 from tools.kernels.session import AskedCell, Lost, Session
-from tools.outcomes import Outcome
+from tools.outcomes import Keep, Outcome, kept_nowhere
 
 #: A session that was used within so long is not ended for another caller: somebody may be reading, or thinking.
 _THINKING_S = 60.0
@@ -69,15 +69,17 @@ class Sessions:
         files: Sequence[AttachedFile] = (),
         time_s: float,
         within_s: float = math.inf,
+        keep: Keep = kept_nowhere,
     ) -> Outcome:
         """Runs a cell in the kernel of the caller's session, or, without a session, in one of its own.
 
-        `files` are put there first, each once. The cell has `time_s`, or less if its waiting took so long that it would
-        not end `within_s`. RetryableToolError if there is no room; ToolError if no kernel can be begun.
+        `files` are put there first, each once; those that it makes are given to `keep`. The cell has `time_s`, or less
+        if its waiting took so long that its outcome would not be there `within_s`. RetryableToolError if there is no
+        room; ToolError if no kernel can be begun.
         """
         self._check_open()
         now = asyncio.get_running_loop().time()
-        until, cell = now + self._wait_s, AskedCell(code, files, time_s, now + within_s)
+        until, cell = now + self._wait_s, AskedCell(code, files, time_s, now + within_s, keep)
         self._runs += 1
         self._quiet.clear()
         try:

@@ -60,9 +60,7 @@ def _parts(outcome: Outcome) -> Iterable[str | ContentItem]:
     yield from map(_part, outcome.pieces)
     if outcome.files:
         yield f"Files: {', '.join(map(_listed, outcome.files))}"
-        yield from (
-            FileItem(_in_one_line(file.name), data=file.data) for file in outcome.files if file.data is not None
-        )
+        yield from (FileItem(_in_one_line(file.name), url=file.url) for file in outcome.files if file.url is not None)
     if outcome.notes:
         yield "\n".join(outcome.notes)
 
@@ -85,7 +83,7 @@ def _fenced(label: str, text: str) -> str:
 
 
 def _listed(file: MadeFile) -> str:
-    lost = ", not kept: too much" if file.data is None else ""
+    lost = ", not kept" if file.url is None else ""
     return f"{_in_one_line(file.name)} ({_sized(file.size_bytes)}{lost})"
 
 

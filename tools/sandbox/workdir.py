@@ -11,13 +11,12 @@ import secrets
 import stat
 import threading
 import unicodedata
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import BinaryIO
+from typing import BinaryIO, NamedTuple
 
 from tools.errors import ToolError
-from tools.outcomes import MadeFile
 from tools.sandbox.directory_walk import Mark, mark_of, walk
 from tools.sandbox.system_calls import making_files_as, open_beneath, used_inodes
 
@@ -28,13 +27,20 @@ _CHUNK_BYTES = 1 << 20
 _UNTOLD = frozenset(("Cc", "Cs", "Zl", "Zp"))
 
 
+class Changed(NamedTuple):
+    """A file that is new or changed: `path` leads to it, and `name` is what of that can be told."""
+
+    name: str
+    path: str
+    size_bytes: int
+
+
 class Workdir:
     """The directory of `fd`, an open directory, which is this object's from now on. The files stay while it is open.
 
     `owner` is the user and the group, by one number, to whom what is put there belongs; None: the server's. Of the
-    files made at most `max_files` are told at a time, and read up to `max_bytes` each and `max_total_bytes` together,
-    as all are in memory at once. For threads, one call at a time; only `close` may come at any time, and the calls
-    behind it raise ToolError.
+    files made at most `max_files` are told at a time, and those longer than `max_bytes` are not read. For threads, one
+    call at a time; only `close` may come at any time, and the calls behind it raise ToolError.
     """
 
     def __init__(
@@ -44,13 +50,11 @@ class Workdir:
         owner: int | None = None,
         max_files: int = 20,
         max_bytes: int = 64 << 20,
-        max_total_bytes: int = 64 << 20,
     ) -> None:
         self._fd = fd
         self._owner = owner
         self._max_files = max_files
         self._max_bytes = max_bytes
-        self._max_total_bytes = max_total_bytes
         self._seen: dict[str, Mark] = {}
         self._left_out = 0
         self._closed = False
@@ -74,7 +78,7 @@ class Workdir:
             else:
                 self._put(root, name, source)
 
-    def changes(self) -> list[MadeFile]:
+    def changes(self) -> list[Changed]:
         """The files that are new or changed since this was asked last, or were put there, by their names.
 
         Without those that are hidden, or that Python keeps for itself. What is changed through a shared memory map
@@ -82,16 +86,23 @@ class Workdir:
         """
         with self._held() as root:
             now = walk(root, is_skipped=_is_none_of_theirs).files
-            changed = sorted((_told(path), path) for path, mark in now.items() if self._seen.get(path) != mark)
-            made: list[MadeFile] = []
-            room_bytes = self._max_total_bytes
-            for _, path in changed[: self._max_files]:
-                if file := self._read(root, path, room_bytes):
-                    made.append(file)
-                    room_bytes -= len(file.data or b"")
-            self._seen = now
-            self._left_out = max(0, len(changed) - self._max_files)
-        return made
+        changed = sorted(
+            Changed(_told(path), path, mark.size_bytes) for path, mark in now.items() if self._seen.get(path) != mark
+        )
+        self._seen = now
+        self._left_out = max(0, len(changed) - self._max_files)
+        return changed[: self._max_files]
+
+    def pieces(self, file: Changed) -> Generator[bytes, None, None]:
+        """What is in a file that was found. ToolError if it is too long, or gone, or no file any more."""
+        with self._held() as root, _reading(root, file) as source:
+            # No more than it has, though it grow: then it has changed again, and is told of the next time.
+            left_bytes = os.fstat(source.fileno()).st_size
+            if left_bytes > self._max_bytes:
+                raise ToolError(f"It is longer than {self._max_bytes:,} bytes.")
+            while piece := source.read(min(left_bytes, _CHUNK_BYTES)):
+                yield piece
+                left_bytes -= len(piece)
 
     def copy_from(self, other: "Workdir") -> list[str]:
         """Copies what is in the directory of a sandbox that has ended -> the names of what could not be copied.
@@ -185,23 +196,17 @@ class Workdir:
                     raise ToolError(f"There is no room left in the working directory for {_told(path)!r}.")
                 self._put(root, path, source)
 
-    # -- out -----------------------------------------------------------------------------------------------
 
-    def _read(self, root: int, path: str, room_bytes: int) -> MadeFile | None:
-        try:
-            file = _opened(root, path)
-        except OSError:
-            # It has gone, is a link by now, or is not to be read.
-            return None
-        if file is None:
-            return None
-        with file:
-            size_bytes = os.fstat(file.fileno()).st_size
-            if size_bytes > min(self._max_bytes, room_bytes):
-                return MadeFile(_told(path), size_bytes, None)
-            # No more than it had, though it grow: then it has changed again, and is told of the next time.
-            data = file.read(size_bytes)
-        return MadeFile(_told(path), len(data), data)
+@contextmanager
+def _reading(root: int, file: Changed) -> Iterator[BinaryIO]:
+    try:
+        source = _opened(root, file.path)
+    except OSError as error:
+        raise ToolError(f"It cannot be read: {os.strerror(error.errno or 0)}.") from None
+    if source is None:
+        raise ToolError("It is no file any more.")
+    with source:
+        yield source
 
 
 def _opened(root: int, path: str) -> BinaryIO | None:
