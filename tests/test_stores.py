@@ -493,6 +493,12 @@ async def test_what_others_keep_in_the_same_redis_is_not_ours(redis_url: str) ->
         assert await store.get("others") is None
         assert sorted(await redis.keys()) == [b"florette:ours", b"others"]
         assert 0 < await redis.pttl("florette:ours") <= 1500
+        assert await store.replace("ours", b"2", b"3", ttl_s=2.5)
+        assert 1500 < await redis.pttl("florette:ours") <= 2500
+        assert await store.replace("ours", b"3", b"4")
+        assert await redis.pttl("florette:ours") == -1
+        assert await store.add("added", b"5", ttl_s=1.5)
+        assert 0 < await redis.pttl("florette:added") <= 1500
     await store.aclose()
 
 
