@@ -38,7 +38,7 @@ from tools.files import FileStore
 from tools.kernel_settings import KernelSettings
 from tools.outcomes import Kernels
 from tools.registry import open_kernels
-from tools.stores import open_store
+from tools.stores import MEMORY, Store, open_store
 from tools.toolbox import Toolbox, ToolboxError
 from tools.workers import Workers
 
@@ -71,7 +71,7 @@ def create_app(
     formats: Formats = FORMATS,
     egress: Egress | None = None,
     environment: ToolEnvironment | None = None,
-    open_kernels: Callable[[KernelSettings], Kernels] = open_kernels,
+    open_kernels: Callable[[KernelSettings, Store | None], Kernels] = open_kernels,
 ) -> FastAPI:
     """Florette in front of `config.upstream`.
 
@@ -155,13 +155,17 @@ class _Hands:
     """What tools need to run, whichever there are: processes, kernels, the cache, and what waits for callers."""
 
     def __init__(
-        self, config: Config, environment: ToolEnvironment, open_kernels: Callable[[KernelSettings], Kernels]
+        self,
+        config: Config,
+        environment: ToolEnvironment,
+        open_kernels: Callable[[KernelSettings, Store | None], Kernels],
     ) -> None:
         self._variables = environment.variables
         self._holders: Counter[BaseTool] = Counter()
         self._workers = Workers(environment.for_processes)
         self._open_kernels = open_kernels
         self._number = config.workers
+        self._is_shared = config.tool_state != MEMORY
         self._kernel_settings = config.kernels
         self._kernels: Kernels | None = None
         self._started = False
@@ -211,7 +215,7 @@ class _Hands:
                 "kernels: {backend: gateway, url: ...}"
             )
         if self._kernels is None:
-            self._kernels = self._open_kernels(self._kernel_settings)
+            self._kernels = self._open_kernels(self._kernel_settings, self.state if self._is_shared else None)
         return self._kernels
 
 

@@ -72,6 +72,7 @@ class Pretend:
         self.files_are_unreadable = False
         self.inherit_s = 0.0
         self.reading_s = 0.0
+        self.settles_s = 0.0
         self.fails_to_inherit = False
         self._close_s = close_s
         self._new: list[str] = []
@@ -115,7 +116,8 @@ class Pretend:
                 self.die()
 
     async def settled(self) -> None:
-        pass
+        if self.settles_s:
+            await pass_s(self.settles_s)
 
     async def put(self, name: str, path: Path) -> None:
         assert not self.is_paused

@@ -10,6 +10,7 @@ from tools.base import BaseTool, Details, FileItem, ImageItem, TextItem, ToolCon
 from tools.errors import ToolUnavailable
 from tools.kernel_settings import KernelSettings
 from tools.outcomes import Keep, MadeFile, Outcome, Picture, Shown, kept_nowhere
+from tools.stores import Store
 
 #: What is in force, as real ones would tell it.
 DESCRIBED: Mapping[str, Any] = {
@@ -65,7 +66,7 @@ class Opener:
         self._missing = missing
         self._library = library
 
-    def __call__(self, settings: KernelSettings) -> PretendKernels:
+    def __call__(self, settings: KernelSettings, shared: Store | None = None) -> PretendKernels:
         if self._library:
             raise ToolUnavailable(f"the library '{self._library}' is not installed: install florette[kernels]")
         self.opened.append(PretendKernels(settings, self._missing))

@@ -9,6 +9,7 @@ from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 from typing import Any
 
+import httpx
 import pytest
 
 from gateway_server import CANARY, GatewayServer, gateway_server
@@ -18,6 +19,7 @@ from tools.errors import RetryableToolError, ToolError
 from tools.kernel_settings import KernelSettings
 from tools.kernels.service import open_kernels
 from tools.outcomes import Kernels, MadeFile, Outcome, Picture, Raised, Shown, Written
+from tools.stores import Store, open_store
 
 
 @pytest.fixture(scope="module")
@@ -28,9 +30,9 @@ def gateway() -> Iterator[GatewayServer]:
 
 
 @contextlib.asynccontextmanager
-async def _kernels(gateway: GatewayServer, **settings: Any) -> AsyncIterator[Kernels]:
+async def _kernels(gateway: GatewayServer, shared: Store | None = None, **settings: Any) -> AsyncIterator[Kernels]:
     given = {"url": gateway.url, "token": gateway.token, "pool": 0, **settings}
-    kernels = open_kernels(KernelSettings(backend="gateway", **given))
+    kernels = open_kernels(KernelSettings(backend="gateway", **given), shared)
     try:
         yield kernels
     finally:
@@ -140,6 +142,33 @@ async def test_files_go_in_and_those_that_were_made_come_out(gateway: GatewaySer
             "empty": b"",
         }
         assert (await _run(kernels, "1")).files == ()
+
+
+async def test_servers_with_one_store_have_their_sessions_in_common(gateway: GatewayServer, tmp_path: Path) -> None:
+    before = set(gateway.kernels())
+    path = tmp_path / "given"
+    path.write_bytes(b"given")
+    stores = [open_store(f"sqlite:///{tmp_path / 'state.db'}", max_bytes=10**6) for _ in range(2)]
+    async with _kernels(gateway, shared=stores[0]) as one, _kernels(gateway, shared=stores[1]) as other:
+        assert (
+            await _run(one, "import os; x = 40; open('made', 'w')", files=[_attached(path, "given")])
+        ).status == "ok"
+        [kernel] = set(gateway.kernels()) - before
+        kept = Kept()
+        gone_on = await _run(other, "os.chdir('/tmp'); x += 2; open('/mnt/data/given', 'a').write('!'); x", keep=kept)
+        assert _value(gone_on) == 42
+        assert kept.files == {"given": b"given!"}
+        back = await _run(one, "os.getcwd(), x", files=[_attached(path, "given")])
+        assert (_value(back), back.files, back.notes) == (("/tmp", 42), (), ())  # noqa: S108
+        # It ends meanwhile, and nobody is told before the next cell.
+        async with httpx.AsyncClient(headers={"Authorization": f"token {gateway.token}"}, trust_env=False) as http:
+            await http.delete(f"{gateway.url}/api/kernels/{kernel}")
+        anew = await _run(other, "'x' in globals()")
+        assert (_value(anew), anew.notes[0].split(":")[0]) == (False, "The session had ended and starts anew")
+        assert len(set(gateway.kernels()) - before) == 1
+    assert set(gateway.kernels()) == before
+    for store in stores:
+        await store.aclose()
 
 
 async def test_what_is_no_file_of_theirs_is_not_told(gateway: GatewayServer) -> None:

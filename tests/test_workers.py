@@ -13,7 +13,9 @@ import psutil
 import pytest
 import yaml
 
+from asking import call
 from commanding import Command, serving
+from gateway_server import gateway_server
 from scripted import ScriptedUpstream
 from serving import PATIENCE_S
 from steps import Holds, Says
@@ -71,6 +73,19 @@ def ask(command: Command, **fields: Any) -> httpx.Response:
     return httpx.post(command.url + "/v1/chat/completions", json={**STREAMED, **fields}, timeout=PATIENCE_S)
 
 
+@contextmanager
+def only(one: psutil.Process, workers: list[psutil.Process]) -> Iterator[None]:
+    """Meanwhile no other answers."""
+    others = [worker for worker in workers if worker != one]
+    for worker in others:
+        worker.suspend()
+    try:
+        yield
+    finally:
+        for worker in others:
+            worker.resume()
+
+
 # -- they serve --------------------------------------------------------------------------------------------
 
 
@@ -100,6 +115,29 @@ def test_a_file_is_there_whichever_of_them_is_asked(upstream: ScriptedUpstream, 
         file = made.json()["id"]
         read = [httpx.get(f"{command.url}/v1/files/{file}/content").text for _ in range(8)]
         assert read == ["words"] * 8
+
+
+def test_a_session_of_code_goes_on_whichever_of_them_is_asked(upstream: ScriptedUpstream, tmp_path: Path) -> None:
+    state = f"sqlite:///{tmp_path / 'state.db'}"
+    with gateway_server(preload=[]) as gateway:
+        kernels = {"backend": "gateway", "url": gateway.url, "token": gateway.token, "pool": 0}
+        with working(tmp_path, upstream, tools=["code_interpreter"], tool_state=state, kernels=kernels) as command:
+            workers = workers_of(command)
+            session: dict[str, str] = {}
+            for number, worker in enumerate(workers * 2, start=1):
+                code = json.dumps({"code": f"open('{number}', 'w'); x = globals().get('x', 0) + 1; print('x is', x)"})
+                upstream.script(Says(call("code_interpreter", code)), Says("Done."))
+                told = {"messages": True, **session}
+                with only(worker, workers):
+                    answer = ask(command, stream=False, tools=[{"type": "code_interpreter"}], florette=told).json()
+                _, result, _ = answer["florette"]["messages"]
+                assert f"x is {number}\n" in result["content"]
+                assert f"Files: {number} (0 bytes)" in result["content"]
+                session = {"session": answer["florette"]["session"]}
+            assert len(gateway.kernels()) == 1
+            command.tell(signal.SIGTERM)
+            assert command.end()[:2] == (0, "")
+        assert gateway.kernels() == []
 
 
 # -- they end ----------------------------------------------------------------------------------------------

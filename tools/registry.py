@@ -17,6 +17,7 @@ from tools.base import TOOL_REGISTRY, BaseTool
 from tools.errors import ToolUnavailable
 from tools.kernel_settings import KernelSettings
 from tools.outcomes import Kernels
+from tools.storing import Store
 
 #: Name -> the module that registers it.
 BUILT_IN: Mapping[str, str] = MappingProxyType(
@@ -71,13 +72,16 @@ def get_tool(name: str) -> type[BaseTool]:
     return TOOL_REGISTRY[name]
 
 
-def open_kernels(settings: KernelSettings, module: str = _KERNELS) -> Kernels:
-    """Kernels by these settings, as the module opens them. ToolUnavailable if a library is missing."""
+def open_kernels(settings: KernelSettings, shared: Store | None = None, module: str = _KERNELS) -> Kernels:
+    """Kernels by these settings, as the module opens them. ToolUnavailable if a library is missing.
+
+    `shared` is a store of all servers that are to have sessions in common.
+    """
     try:
         loaded = import_module(module)
     except ModuleNotFoundError as error:
         raise ToolUnavailable(f"the library '{error.name}' is not installed: install florette[kernels]") from None
-    kernels: Kernels = loaded.open_kernels(settings)
+    kernels: Kernels = loaded.open_kernels(settings, shared)
     return kernels
 
 

@@ -17,9 +17,10 @@ from tools.memory_store import MemoryStore
 from tools.sqlite_store import SqliteStore
 from tools.storing import Store, StoreError
 
-__all__ = ["Store", "StoreError", "checked_url", "open_store"]
+__all__ = ["MEMORY", "Store", "StoreError", "checked_url", "open_store"]
 
-_MEMORY = "memory:"
+#: The URL of a store that nobody shares.
+MEMORY = "memory:"
 _SQLITE = "sqlite:///"
 _REDIS = ("redis://", "rediss://", "unix://")
 
@@ -28,7 +29,7 @@ def checked_url(url: str) -> str:
     """The URL, if it is one of a store; nothing is opened. ValueError if it is none, without what may be a password."""
     if url.startswith(_REDIS):
         _redis(url)
-    elif url != _MEMORY and not (url.startswith(_SQLITE) and url != _SQLITE):
+    elif url != MEMORY and not (url.startswith(_SQLITE) and url != _SQLITE):
         raise ValueError("a store's URL is 'memory:', 'sqlite:///path.db' or 'redis://host:port/0'")
     return url
 
@@ -40,7 +41,7 @@ def open_store(url: str, *, max_bytes: int, now: Callable[[], float] = time.time
     itself. `now` gives seconds since 1970; the clock of Redis is its own. ValueError for what is no URL of a store,
     StoreError if an SQLite file cannot be used.
     """
-    if checked_url(url) == _MEMORY:
+    if checked_url(url) == MEMORY:
         return MemoryStore(max_bytes, now)
     if url.startswith(_SQLITE):
         return SqliteStore(Path(url.removeprefix(_SQLITE)), max_bytes, now)

@@ -61,16 +61,15 @@ class Gateway:
 
     async def begin(self) -> Kernel:
         """A new kernel, ready to run its first cell. ToolError if the gateway does not start one."""
-        if self._requests is None:
-            self._requests = Requests(self._settings)
-        starting = asyncio.create_task(self._requests.start(self._settings.kernel_name))
+        requests = self._opened()
+        starting = asyncio.create_task(requests.start(self._settings.kernel_name))
         try:
             kernel_id = await asyncio.shield(starting)
         except asyncio.CancelledError:
             # The gateway starts it nevertheless.
-            self._aside(_left(self._requests, starting))
+            self._aside(_left(requests, starting))
             raise
-        kernel = GatewayKernel(self._requests, kernel_id, self._settings)
+        kernel = GatewayKernel(requests, kernel_id, self._settings)
         try:
             await kernel.greeted()
         except BaseException:
@@ -79,12 +78,41 @@ class Gateway:
             raise
         return kernel
 
+    async def attach(self, kernel_id: str, directory: str) -> "GatewayKernel | None":
+        """A kernel that was begun there, and let go of; None if it has gone. ToolError if it does not answer.
+
+        RetryableToolError if the gateway cannot be reached.
+        """
+        requests = self._opened()
+        if not await requests.knows(kernel_id):
+            return None
+        kernel = GatewayKernel(requests, kernel_id, self._settings)
+        try:
+            await kernel.greeted(directory)
+        except BaseException as error:
+            has_gone = isinstance(error, ToolError) and not kernel.alive
+            await asyncio.shield(self._aside(kernel.let_go()))
+            if has_gone:
+                return None
+            raise
+        return kernel
+
+    async def end(self, kernel_id: str) -> None:
+        """Ends a kernel that was let go of."""
+        await self._opened().end(kernel_id)
+
     async def aclose(self) -> None:
         """Lets go of the gateway; its kernels have been closed."""
         if self._leaving:
             await asyncio.wait(self._leaving.copy())
         if self._requests is not None:
             await self._requests.aclose()
+
+    def _opened(self) -> Requests:
+        # In the loop.
+        if self._requests is None:
+            self._requests = Requests(self._settings)
+        return self._requests
 
     def _aside(self, ending: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
         task = asyncio.create_task(ending)
@@ -125,6 +153,16 @@ class GatewayKernel:
             self._renew,
         )
         self._reader = asyncio.create_task(self._read())
+
+    @property
+    def id(self) -> str:
+        """As `SharedKernel` says."""
+        return self._id
+
+    @property
+    def directory(self) -> str:
+        """As `SharedKernel` says."""
+        return self._files.directory
 
     @property
     def alive(self) -> bool:
@@ -175,14 +213,25 @@ class GatewayKernel:
     async def aclose(self) -> None:
         """As `Kernel` says."""
         self._kill()
+        await self._gone()
+
+    async def let_go(self) -> None:
+        """As `SharedKernel` says."""
+        self._leave(ends_it=False)
+        await self._gone()
+
+    async def _gone(self) -> None:
         tasks = (self._reader, self._resuming, self._interrupting, self._ending)
         await asyncio.wait({task for task in tasks if task is not None})
         await self._driver.settled()
 
     # -- questions of ours -------------------------------------------------------------------------------------
 
-    async def greeted(self) -> None:
-        """Returns when what the kernel puts out reaches us. ToolError if that does not happen."""
+    async def greeted(self, directory: str | None = None) -> None:
+        """Returns when what the kernel puts out reaches us. ToolError if that does not happen.
+
+        Of one that was let go of, `directory` is where its files are; those that are there are no news.
+        """
         try:
             async with asyncio.timeout(START_TIMEOUT_S):
                 answer = await self._greeting()
@@ -192,7 +241,10 @@ class GatewayKernel:
             raise ToolError("A kernel started at the gateway, and ended at once.")
         self._has_greeted = True
         self._executions = part(answer, "execution_count", int)
-        self._files.found(_value_of(answer))
+        if directory is None:
+            self._files.found(_value_of(answer))
+        else:
+            await self._files.go_on(directory)
 
     async def _greeting(self) -> Message:
         while True:
@@ -278,9 +330,9 @@ class GatewayKernel:
             self._driver.end("It put out too much at once, so its kernel was killed.")
             return False
         again = self._socket is not None
-        if again and not await self._requests.lives(self._id):
-            return False
         try:
+            if again and not await self._requests.knows(self._id):
+                return False
             self._socket = await self._requests.channels(self._id, self._session)
         except ToolError:
             return False
@@ -365,19 +417,23 @@ class GatewayKernel:
     # -- its end -----------------------------------------------------------------------------------------------
 
     def _kill(self) -> None:
+        self._leave(ends_it=True)
+
+    def _leave(self, *, ends_it: bool) -> None:
         if self._ending is None:
-            self._ending = asyncio.create_task(self._ended())
+            self._ending = asyncio.create_task(self._left(ends_it=ends_it))
             self._driver.ended()
             # Whoever waits goes on.
             self._connected.set()
             for question in [*self._questions.values()]:
                 question.answered({})
 
-    async def _ended(self) -> None:
+    async def _left(self, *, ends_it: bool) -> None:
         if self._socket is not None:
             await self._socket.close()
         self._reader.cancel()
-        await self._requests.end(self._id)
+        if ends_it:
+            await self._requests.end(self._id)
 
 
 class _Question:

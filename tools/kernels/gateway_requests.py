@@ -66,8 +66,7 @@ class Requests:
                 "POST", json={"name": kernel_name}, timeout=aiohttp.ClientTimeout(total=START_TIMEOUT_S)
             )
         except (aiohttp.ClientError, OSError) as error:
-            logger.warning("the gateway of the kernels cannot be reached: %s", _reason(error))
-            raise RetryableToolError("No code can be run: the gateway of the kernels cannot be reached.") from None
+            raise _unreachable(error) from None
         if status in (401, 403):
             logger.warning("the gateway of the kernels refuses (%d): %s", status, _said(body))
             raise ToolError(f"No code can be run: the gateway of the kernels refuses to start one (status {status}).")
@@ -77,12 +76,15 @@ class Requests:
             raise ToolError(f"No code can be run: the gateway of the kernels could not start one (status {status}).")
         return kernel_id
 
-    async def lives(self, kernel_id: str) -> bool:
-        """Whether the gateway knows the kernel."""
+    async def knows(self, kernel_id: str) -> bool:
+        """Whether the gateway has the kernel. RetryableToolError if it does not say so, or no."""
         try:
-            status, _ = await self._ask("GET", f"/{kernel_id}")
-        except (aiohttp.ClientError, OSError):
-            return False
+            status, body = await self._ask("GET", f"/{kernel_id}")
+        except (aiohttp.ClientError, OSError) as error:
+            raise _unreachable(error) from None
+        if status not in (200, 404):
+            logger.warning("the gateway of the kernels does not tell of one (%d): %s", status, _said(body))
+            raise RetryableToolError(f"The gateway of the kernels does not give its kernel (status {status}).")
         return status == 200
 
     async def channels(self, kernel_id: str, session: str) -> aiohttp.ClientWebSocketResponse:
@@ -132,6 +134,11 @@ class Requests:
             while chunk := await response.content.read(_MOST_ANSWERED_BYTES - len(body)):
                 body += chunk
             return response.status, body
+
+
+def _unreachable(error: Exception) -> RetryableToolError:
+    logger.warning("the gateway of the kernels cannot be reached: %s", _reason(error))
+    return RetryableToolError("No code can be run: the gateway of the kernels cannot be reached.")
 
 
 def _reason(error: Exception) -> str:

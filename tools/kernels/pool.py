@@ -60,11 +60,18 @@ class Pool:
         self._refill()
         return kernel
 
-    def end(self, kernel: Kernel) -> asyncio.Future[None]:
-        """Ends a kernel of this pool, aside; the future, which is not to be cancelled, is done when it has gone."""
+    def add(self, kernel: Kernel) -> None:
+        """Takes a kernel that somebody else began: it is a taker's, as those that were taken."""
+        self._running.add(kernel)
+
+    def end(self, kernel: Kernel, close: Callable[[], Awaitable[None]] | None = None) -> asyncio.Future[None]:
+        """Ends a kernel of this pool, aside; the future, which is not to be cancelled, is done when it has gone.
+
+        `close` is what to do with it in place of its end.
+        """
         if kernel in self._running:
             self._running.discard(kernel)
-            self._ending[kernel] = closing = asyncio.create_task(_close(kernel))
+            self._ending[kernel] = closing = asyncio.create_task(_close(close or kernel.aclose))
             closing.add_done_callback(lambda _: self._ending.pop(kernel))
         if kernel in self._ending:
             return self._ending[kernel]
@@ -190,9 +197,9 @@ class Pool:
             self.end(kernel)
 
 
-async def _close(kernel: Kernel) -> None:
+async def _close(close: Callable[[], Awaitable[None]]) -> None:
     try:
-        await kernel.aclose()
+        await close()
     except Exception:
         logger.exception("a kernel cannot be ended")
 

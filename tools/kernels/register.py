@@ -23,11 +23,13 @@ logger = logging.getLogger(__name__)
 class Entry:
     """What all workers are to know of a session.
 
-    `holder` is the worker that used it last. `born_at` and `used_at` are seconds since 1970. `put` are the ids of the
-    attached files that were put there.
+    Its kernel, and the directory of its files; without a `kernel_id` the kernel has gone. `holder` is the worker that
+    used it last. `born_at` and `used_at` are seconds since 1970. `put` are the ids of the attached files that were put
+    there.
     """
 
     kernel_id: str
+    directory: str
     holder: str
     born_at: float
     used_at: float
@@ -43,19 +45,14 @@ class Turn:
         self._key = key
         self._ttl_s = ttl_s
 
-    async def note(self, entry: Entry) -> None:
-        """Notes it for whose turn comes next. A store that fails is logged."""
+    async def note(self, entry: Entry) -> bool:
+        """Notes it for whose turn comes next; False if the store fails, which is logged."""
         try:
             await self._store.put(self._key, _written(asdict(entry)), ttl_s=self._ttl_s)
         except StoreError as error:
             logger.warning("a kernel session is not noted, and other workers may begin another: %s", error)
-
-    async def forget(self) -> None:
-        """There is no such session any more. A store that fails is logged."""
-        try:
-            await self._store.delete(self._key)
-        except StoreError as error:
-            logger.warning("a kernel session that has ended is not forgotten: %s", error)
+            return False
+        return True
 
 
 class Register:
@@ -86,10 +83,6 @@ class Register:
                 raise RetryableToolError("The session is in use: another cell of it is still running.") from None
             yield Turn(self._store, _key(name), self._ttl_s, await self._noted(name))
 
-    async def entry(self, caller: str, session: str) -> Entry | None:
-        """What was noted last, whoever's turn it is; None if nothing was. RetryableToolError if the store fails."""
-        return await self._noted(_name(caller, session))
-
     async def _noted(self, name: str) -> Entry | None:
         try:
             return _read(await self._store.get(_key(name)))
@@ -119,12 +112,13 @@ def _read(kept: bytes | None) -> Entry | None:
     match noted:
         case {
             "kernel_id": str(kernel_id),
+            "directory": str(directory),
             "holder": str(holder),
             "born_at": float(born_at),
             "used_at": float(used_at),
             "put": [*put],
         } if math.isfinite(born_at) and math.isfinite(used_at) and all(isinstance(file_id, str) for file_id in put):
-            return Entry(kernel_id, holder, born_at, used_at, tuple(put))
+            return Entry(kernel_id, directory, holder, born_at, used_at, tuple(put))
         case _:
             return None
 

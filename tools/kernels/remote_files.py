@@ -43,14 +43,19 @@ class RemoteFiles:
         self._ask = ask
         self._max_files = max_files
         self._max_bytes = max_bytes
-        self._directory = "."
+        self.directory = "."
         self._seen: dict[str, _Mark] = {}
         #: So many files the last `changes` did not tell of, as there were too many.
         self.left_out = 0
 
     def found(self, answered: str) -> None:
         """Takes the kernel's answer to `WHERE`: to be asked before any user's code has run."""
-        self._directory = _bytes_of(answered).decode("utf-8", "replace")
+        self.directory = _bytes_of(answered).decode("utf-8", "replace")
+
+    async def go_on(self, directory: str) -> None:
+        """Takes that as the directory, and what is there as known."""
+        self.directory = directory
+        await self.changes()
 
     async def put(self, name: str, path: Path) -> None:
         """Copies the file at `path` to `name`. ToolError if it does not fit; OSError if it cannot be read."""
@@ -62,7 +67,7 @@ class RemoteFiles:
             while True:
                 following = file.read(CHUNK_BYTES)
                 encoded = base64.b64encode(part).decode()
-                answer = await self._ask(_question("put", self._directory, name, temporary, encoded, not following))
+                answer = await self._ask(_question("put", self.directory, name, temporary, encoded, not following))
                 self._check(answer, name)
                 if not following:
                     break
@@ -74,7 +79,7 @@ class RemoteFiles:
     async def changes(self) -> list[Changed]:
         """The files that are new or changed since this was asked last, or were put there; none without an answer."""
         try:
-            now = _listed(_json_of(await self._ask(_question("list", self._directory))))
+            now = _listed(_json_of(await self._ask(_question("list", self.directory))))
         except ToolError:
             self.left_out = 0
             return []
@@ -91,7 +96,7 @@ class RemoteFiles:
             raise ToolError(f"It is longer than {self._max_bytes:,} bytes.")
         for begin in range(0, file.size_bytes, CHUNK_BYTES):
             wanted = min(CHUNK_BYTES, file.size_bytes - begin)
-            piece = _bytes_of(await self._ask(_question("read", self._directory, file.path, begin, wanted)))[:wanted]
+            piece = _bytes_of(await self._ask(_question("read", self.directory, file.path, begin, wanted)))[:wanted]
             yield piece
             if len(piece) < wanted:
                 # It has shrunk, or gone.

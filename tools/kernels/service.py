@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import math
+import secrets
 from collections.abc import Mapping, Sequence
 from functools import cached_property
 from typing import Any
@@ -14,16 +15,22 @@ from tools.kernels.embedded import Surroundings, begin, sockets_of
 from tools.kernels.gateway import Gateway
 from tools.kernels.kernel import Kernel
 from tools.kernels.pool import Pool
+from tools.kernels.register import Register
 from tools.kernels.sessions import Sessions
+from tools.kernels.sharing import Alone, Shared, Sharing
 from tools.kernels.starting import isolation_for, python_at, recipe_for
 from tools.outcomes import Keep, Kernels, Outcome, kept_nowhere
 from tools.sandbox.isolation import Found
 from tools.sandbox.watching import Watch
+from tools.storing import Store
 
 
-def open_kernels(settings: KernelSettings) -> Kernels:
-    """Kernels as the settings say. Nothing is started before the first use, or `start`."""
-    return GatewayKernels(settings) if settings.backend == "gateway" else EmbeddedKernels(settings)
+def open_kernels(settings: KernelSettings, shared: Store | None = None) -> Kernels:
+    """Kernels as the settings say. Nothing is started before the first use, or `start`.
+
+    `shared` is a store of all servers with the same gateway: they have sessions in common by it.
+    """
+    return GatewayKernels(settings, shared) if settings.backend == "gateway" else EmbeddedKernels(settings)
 
 
 class _Kernels:
@@ -74,12 +81,16 @@ class _Kernels:
                 session_idle_s=settings.session_idle_s,
                 session_life_s=settings.session_life_s,
                 wait_s=settings.wait_s,
+                sharing=self._sharing(pool),
             )
             pool.start()
         return self._sessions
 
     async def _begin(self) -> Kernel:
         raise NotImplementedError
+
+    def _sharing(self, pool: Pool) -> Sharing:
+        return Alone()
 
 
 class EmbeddedKernels(_Kernels):
@@ -149,9 +160,10 @@ class EmbeddedKernels(_Kernels):
 class GatewayKernels(_Kernels):
     """Kernels of a Jupyter Kernel Gateway, as `Kernels` says."""
 
-    def __init__(self, settings: KernelSettings) -> None:
+    def __init__(self, settings: KernelSettings, shared: Store | None) -> None:
         super().__init__(settings)
         self._gateway = Gateway(settings)
+        self._shared = shared
 
     def unavailable(self) -> str | None:
         """Always None: a gateway may come and go."""
@@ -174,6 +186,14 @@ class GatewayKernels(_Kernels):
 
     async def _begin(self) -> Kernel:
         return await self._gateway.begin()
+
+    def _sharing(self, pool: Pool) -> Sharing:
+        if self._shared is None:
+            return Alone()
+        # A worker that is started anew is another one: what the old one held it does not know.
+        holder = secrets.token_hex(8)
+        register = Register(self._shared, holder=holder, ttl_s=self.settings.session_life_s)
+        return Shared(register, self._gateway, pool)
 
 
 def _limits(settings: KernelSettings) -> dict[str, Any]:

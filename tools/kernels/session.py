@@ -85,11 +85,22 @@ class Session:
         self.used_s = 0.0
         self._pool = pool
         self._pause_after_s = pause_after_s
-        self._put: set[str] = set()
+        self._put: dict[str, None] = {}
         self._gone: list[str] = []
         self._going: list[asyncio.Future[None]] = []
         self._pausing: asyncio.TimerHandle | None = None
         self._is_paused = False
+        self._is_elsewhere = False
+
+    @property
+    def put(self) -> tuple[str, ...]:
+        """The ids of the attached files that lie there."""
+        return tuple(self._put)
+
+    @property
+    def is_begun(self) -> bool:
+        """True if it has a kernel, here, or where it was let go of."""
+        return self.kernel is not None or self._is_elsewhere
 
     async def run(self, cell: AskedCell) -> Outcome:
         """Runs a cell. ToolError if no kernel can be had."""
@@ -108,6 +119,18 @@ class Session:
         if self.kernel:
             self._going.append(self._pool.end(self.kernel))
             self.kernel = None
+            self._lose(Lost.ALL)
+
+    def let_go(self) -> None:
+        """The kernel goes on without us, and is to be taken over before the next cell."""
+        self.kernel, self._is_elsewhere = None, True
+
+    def take_over(self, kernel: Kernel | None, put: Sequence[str]) -> None:
+        """Goes on with a kernel where these files were put; None: it has gone, with all that was there."""
+        self.kernel, self._is_elsewhere = kernel, False
+        self._put = dict.fromkeys(put)
+        self.lost, self._gone = Lost.NOTHING, []
+        if kernel is None:
             self._lose(Lost.ALL)
 
     def rest(self) -> None:
@@ -177,7 +200,7 @@ class Session:
             if file.id not in self._put:
                 try:
                     await kernel.put(file.name, file.path)
-                    self._put.add(file.id)
+                    self._put[file.id] = None
                 except ToolError as error:
                     notes.append(f"The attached file {file.name!r} is not there: {error.message}")
         return notes

@@ -15,6 +15,7 @@ from tools.errors import ToolError
 from tools.kernels.pool import CLOSED, Pool
 from tools.kernels.room import Place, Room
 from tools.kernels.session import AskedCell, Lost, Session
+from tools.kernels.sharing import Alone, Key, SessionTurn, Sharing
 from tools.outcomes import Keep, Outcome, kept_nowhere
 
 #: A session that was used within so long is not ended for another caller: somebody may be reading, or thinking.
@@ -23,11 +24,9 @@ _THINKING_S = 60.0
 #: Of so many sessions that have ended it is remembered that there were any: a few MB, and days of a busy server.
 _REMEMBERED = 10_000
 
-_Key = tuple[str, str]
-
 
 class Sessions:
-    """The sessions of all callers, with kernels of the pool, which is theirs.
+    """The sessions of all callers, with kernels of the pool, which is theirs; `sharing` says who else has them.
 
     `clock` gives seconds that only go forward, in step with the loop's.
     """
@@ -42,6 +41,7 @@ class Sessions:
         session_life_s: float,
         wait_s: float,
         pause_after_s: float = 0.5,
+        sharing: Sharing | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._pool = pool
@@ -50,10 +50,11 @@ class Sessions:
         self._life_s = session_life_s
         self._wait_s = wait_s
         self._pause_after_s = pause_after_s
+        self._sharing = sharing or Alone()
         self._clock = clock
         # The least recently used first.
-        self._sessions: OrderedDict[_Key, Session] = OrderedDict()
-        self._ended: OrderedDict[_Key, None] = OrderedDict()
+        self._sessions: OrderedDict[Key, Session] = OrderedDict()
+        self._ended: OrderedDict[Key, None] = OrderedDict()
         self._sweeping: asyncio.TimerHandle | None = None
         self._sweep_at_s = 0.0
         self._closed = False
@@ -108,6 +109,7 @@ class Sessions:
         await self._pool.aclose()
         if self._runs:
             await self._quiet.wait()
+        await self._sharing.aclose()
 
     # -- one cell ------------------------------------------------------------------------------------------
 
@@ -121,14 +123,14 @@ class Sessions:
             self._room.give_back(place, session.end())
             self._look()
 
-    async def _in_turn(self, key: _Key, until: float, cell: AskedCell) -> Outcome:
+    async def _in_turn(self, key: Key, until: float, cell: AskedCell) -> Outcome:
         session = self._sessions.get(key) or self._new(key)
         session.users += 1
         session.stay()
         try:
-            async with session.lock:
+            async with session.lock, self._sharing.turn(key, session, until) as turn:
                 self._check_open()
-                await self._settle(key, session, until)
+                await self._settle(key, session, until, turn)
                 try:
                     return await session.run(cell)
                 finally:
@@ -138,24 +140,24 @@ class Sessions:
             if not session.users:
                 self._left(key, session)
 
-    def _new(self, key: _Key) -> Session:
+    def _new(self, key: Key) -> Session:
         lost = Lost.ALL if key in self._ended else Lost.NOTHING
         self._ended.pop(key, None)
         self._sessions[key] = session = Session(self._pool, self._pause_after_s, lost)
         return session
 
-    async def _settle(self, key: _Key, session: Session, until: float) -> None:
+    async def _settle(self, key: Key, session: Session, until: float, turn: SessionTurn) -> None:
         if not session.has_place:
             await self._room.take(Place(key[0], kept=True), until)
             session.has_place = True
-        elif self._clock() < self._due_s(session):
-            return
-        else:
+            session.born_s = session.used_s = self._clock()
+        await turn.catch_up(session)
+        if self._clock() >= self._due_s(session):
             session.renew()
-        session.born_s = session.used_s = self._clock()
+            session.born_s = session.used_s = self._clock()
 
-    def _left(self, key: _Key, session: Session) -> None:
-        if self._closed or session.kernel is None:
+    def _left(self, key: Key, session: Session) -> None:
+        if self._closed or not session.is_begun:
             self._end(key)
         else:
             self._sessions.move_to_end(key)
@@ -165,13 +167,13 @@ class Sessions:
 
     # -- the ends of sessions ------------------------------------------------------------------------------
 
-    def _end(self, key: _Key) -> None:
+    def _end(self, key: Key) -> None:
         session = self._sessions.pop(key)
-        if session.kernel or session.lost:
+        if session.is_begun or session.lost:
             self._ended[key] = None
             if len(self._ended) > _REMEMBERED:
                 self._ended.popitem(last=False)
-        gone = session.end()
+        gone = self._sharing.end(key, session.end())
         if session.has_place:
             self._room.give_back(Place(key[0], kept=True), gone)
 
