@@ -5,7 +5,6 @@ All servers share one background loop and live as long as the session; each test
 
 from collections import deque
 from collections.abc import AsyncIterator, Iterator
-from contextlib import ExitStack
 from typing import Any, Protocol
 
 import httpx
@@ -17,7 +16,7 @@ from probing import Parrot, Prober
 from proxy.app import create_app
 from proxy.config import Config
 from scripted import ScriptedUpstream
-from serving import HANG_S, LoopThread, nobody_listens, serve_app
+from serving import HANG_S, LoopThread, Servers, nobody_listens, serve_app
 from tools.base import TOOL_REGISTRY
 from tools.registry import BUILT_IN
 from witness import Exchange, Witness, complaints
@@ -83,7 +82,7 @@ def florette(
 ) -> Iterator[Florette]:
     """Starts Florette; one server for each configuration, kept for the session."""
     running: dict[str, str] = {}
-    with ExitStack() as servers:
+    with Servers(loop_thread) as servers:
 
         def start(**config: Any) -> str:
             settings = {"upstream": upstream_server.url, **config}
@@ -91,7 +90,7 @@ def florette(
             if key not in running:
                 hosts = [name for name, model in settings.get("models", {}).items() if "tools" in model]
                 app = Witness(create_app(Config(**settings)), exchanges, hosts)
-                running[key] = servers.enter_context(serve_app(app, loop_thread))
+                running[key] = servers.serve(app)
             return running[key]
 
         yield start

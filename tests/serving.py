@@ -80,45 +80,74 @@ async def _cancel_all() -> list[str]:
 
 
 class _Server(uvicorn.Server):
-    """A uvicorn server that tells when it is up, so that nobody has to poll `started`."""
+    """A uvicorn server that tells when it is up and is told when to end, so that nobody has to poll.
+
+    (Uvicorn itself looks ten times a second, and there are dozens of servers at a time.)
+    """
 
     def __init__(self, config: uvicorn.Config) -> None:
         super().__init__(config)
         self.up = asyncio.Event()
+        self.ending = asyncio.Event()
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         await super().startup(sockets)
         self.up.set()
 
+    async def main_loop(self) -> None:
+        await self.on_tick(0)
+        await self.ending.wait()
+
+
+class Servers:
+    """Apps served on free loopback ports until the block ends.
+
+    They end together, as each takes a tenth of a second. What still runs `grace_s` after the block is cancelled.
+    """
+
+    def __init__(self, loop_thread: LoopThread, grace_s: int = GRACE_S) -> None:
+        self._loop_thread = loop_thread
+        self._grace_s = grace_s
+        self._running: dict[asyncio.Task[None], _Server] = {}
+
+    def __enter__(self) -> "Servers":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._loop_thread.run(self._end())
+
+    def serve(self, app: ASGIApp) -> str:
+        """Serves it -> its URL, `http://127.0.0.1:<port>`. RuntimeError when the app's lifespan fails to start."""
+        # Named as TCP, or asyncio leaves Nagle's algorithm on, and every request waits 40 ms for an acknowledgement.
+        listener = socket.socket(socket.AF_INET, socket.SOCK_STREAM, socket.IPPROTO_TCP)
+        listener.bind(("127.0.0.1", 0))
+        listener.listen()
+        config = uvicorn.Config(
+            app,
+            http="httptools",
+            ws="none",
+            lifespan="on",
+            log_config=None,
+            log_level="warning",
+            access_log=False,
+            timeout_keep_alive=KEEP_ALIVE_S,
+            timeout_graceful_shutdown=self._grace_s,
+        )
+        server = _Server(config)
+        self._running[self._loop_thread.run(_start(server, listener))] = server
+        return f"http://127.0.0.1:{listener.getsockname()[1]}"
+
+    async def _end(self) -> None:
+        for server in self._running.values():
+            server.ending.set()
+        await asyncio.gather(*self._running)
+
 
 @contextlib.contextmanager
 def serve_app(app: ASGIApp, loop_thread: LoopThread, grace_s: int = GRACE_S) -> Iterator[str]:
-    """Serves `app` on a free loopback port while the block runs; gives its URL, `http://127.0.0.1:<port>`.
-
-    What still runs `grace_s` after the block is cancelled. RuntimeError when the app's lifespan fails to start.
-    """
-    # Named as TCP, or asyncio leaves Nagle's algorithm on, and every request waits 40 ms for an acknowledgement.
-    listener = socket.socket(socket.AF_INET, socket.SOCK_STREAM, socket.IPPROTO_TCP)
-    listener.bind(("127.0.0.1", 0))
-    listener.listen()
-    config = uvicorn.Config(
-        app,
-        http="httptools",
-        ws="none",
-        lifespan="on",
-        log_config=None,
-        log_level="warning",
-        access_log=False,
-        timeout_keep_alive=KEEP_ALIVE_S,
-        timeout_graceful_shutdown=grace_s,
-    )
-    server = _Server(config)
-    serving = loop_thread.run(_start(server, listener))
-    try:
-        yield f"http://127.0.0.1:{listener.getsockname()[1]}"
-    finally:
-        server.should_exit = True
-        loop_thread.run(_join(serving))
+    """Serves one app while the block runs; gives its URL. As `Servers` does it."""
+    with Servers(loop_thread, grace_s) as servers:
+        yield servers.serve(app)
 
 
 async def _start(server: _Server, listener: socket.socket) -> asyncio.Task[None]:
@@ -137,10 +166,6 @@ async def _serve(server: _Server, listener: socket.socket) -> None:
     except SystemExit as stopped:  # in a task it would end the loop's thread without a word
         listener.close()
         raise RuntimeError("the app did not start; its log says why") from stopped
-
-
-async def _join(serving: asyncio.Task[None]) -> None:
-    await serving
 
 
 @contextlib.contextmanager
