@@ -6,7 +6,7 @@
 from dataclasses import dataclass
 from typing import Any
 
-from openai_schema import CHUNK, REQUEST, Definitions, Json, Place, complaint, relaxed
+from openai_schema import CHUNK, REQUEST, Definitions, Json, Judge, Place, relaxed
 
 #: OpenAI itself sends these as null in its recorded streams, and the schema does not allow it. (It does allow a null
 #: `service_tier`, which is recorded, too.)
@@ -100,15 +100,15 @@ def _taken() -> Definitions:
     return relaxed(besides, [place for taken in TAKEN.values() if taken.besides is None for place in taken.places])
 
 
-_FOR_REQUESTS = _taken()
-_FOR_ANSWERS = relaxed({(CHUNK, path): {"type": "null"} for path in NULL_IN_CHUNKS})
+_OF_REQUESTS = Judge(_taken())
+_OF_ANSWERS = Judge(relaxed({(CHUNK, path): {"type": "null"} for path in NULL_IN_CHUNKS}))
 
 
 def request_complaint(request: Any) -> str | None:
     """What of the request Florette need not take; None if nothing."""
-    return complaint(REQUEST, request, _FOR_REQUESTS)
+    return _OF_REQUESTS.complaint(REQUEST, request)
 
 
 def answer_complaint(definition: str, answer: Any) -> str | None:
     """What of an answer, chunk, error or list is not what OpenAI would send; None if nothing."""
-    return complaint(definition, answer, _FOR_ANSWERS)
+    return _OF_ANSWERS.complaint(definition, answer)

@@ -5,10 +5,11 @@ Source: `data/openai_chat_schema.json`; `data/README.md` says where that comes f
 
 import copy
 import json
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+import fastjsonschema
 from jsonschema import Draft202012Validator
 from jsonschema.exceptions import best_match
 
@@ -64,11 +65,40 @@ def _inside(schema: Json, step: str) -> Iterator[Json]:
             yield from _inside(inner, step)
 
 
-def complaint(definition: str, value: Any, definitions: Definitions = DEFINITIONS) -> str | None:
-    """What is wrong with the value as an instance of the definition; None if nothing is."""
-    validator = Draft202012Validator({"$ref": f"#/$defs/{definition}", "$defs": definitions})
-    error = best_match(validator.iter_errors(value))
-    return error and f"{definition}{error.json_path[1:]}: {error.message[:500]}"
+class Judge:
+    """Holds values against definitions."""
+
+    def __init__(self, definitions: Definitions) -> None:
+        self._definitions = definitions
+        self._compiled: dict[str, Callable[[Any], object]] = {}
+
+    def complaint(self, definition: str, value: Any) -> str | None:
+        """What is wrong with the value as an instance of the definition; None if nothing is."""
+        # What is valid, as nearly all is, is judged by code made from the schema: in a twentieth of the time.
+        try:
+            self._validate(definition)(value)
+        except fastjsonschema.JsonSchemaValueException:
+            error = best_match(Draft202012Validator(self._schema(definition)).iter_errors(value))
+            return error and f"{definition}{error.json_path[1:]}: {error.message[:500]}"
+        return None
+
+    def _schema(self, definition: str) -> Json:
+        return {"$ref": f"#/$defs/{definition}", "$defs": self._definitions}
+
+    def _validate(self, definition: str) -> Callable[[Any], object]:
+        if definition not in self._compiled:
+            # It would write defaults into the value, and knows no newer draft; the definitions use nothing newer.
+            schema = {"$schema": "http://json-schema.org/draft-07/schema#", **self._schema(definition)}
+            self._compiled[definition] = fastjsonschema.compile(schema, use_default=False, detailed_exceptions=False)
+        return self._compiled[definition]
+
+
+_PUBLISHED_JUDGE = Judge(DEFINITIONS)
+
+
+def complaint(definition: str, value: Any) -> str | None:
+    """What is wrong with the value as an instance of the published definition; None if nothing is."""
+    return _PUBLISHED_JUDGE.complaint(definition, value)
 
 
 # -- which fields there are --------------------------------------------------------------------------------

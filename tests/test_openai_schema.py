@@ -1,8 +1,12 @@
 """OpenAI's published schema: what of it is relaxed, and that whatever it allows is answered."""
 
+import random
+from typing import Any
+
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from jsonschema import Draft202012Validator
 
 from beyond import NULL_IN_CHUNKS, answer_complaint
 from openai_schema import CHUNK, DEFINITIONS, ERROR, REQUEST, Json, complaint, fields, split_path
@@ -69,3 +73,25 @@ def test_other_breaches_of_the_schema_are_found() -> None:
     assert answer_complaint(CHUNK, {**chunk(), "created": "now"})
     assert answer_complaint(ERROR, {"error": {"message": "x", "type": "y", "param": None}})
     assert complaint(REQUEST, {"model": "m", "messages": []})
+
+
+def spoilt(value: Any, chance: random.Random) -> Any:
+    """The value, with something inside that is missing or another."""
+    if not isinstance(value, dict | list) or not value or chance.random() < 0.2:
+        return chance.choice([None, True, -1, 10**9, 0.5, "", "x" * 1000, [], [{}], {}, {"type": "function"}])
+    at: Any = chance.choice(list(value) if isinstance(value, dict) else range(len(value)))
+    made: Any = value.copy()
+    if chance.random() < 0.2:
+        del made[at]
+    else:
+        made[at] = spoilt(value[at], chance)
+    return made
+
+
+@given(body=instances(DEFINITIONS[REQUEST], PREFERRED), chance=st.randoms(use_true_random=False))
+def test_the_code_made_from_the_schema_lets_nothing_pass_that_the_schema_does_not(
+    body: Json, chance: random.Random
+) -> None:
+    made = spoilt(body, chance)
+    allowed = Draft202012Validator({"$ref": f"#/$defs/{REQUEST}", "$defs": DEFINITIONS}).is_valid(made)
+    assert (complaint(REQUEST, made) is None) == allowed
