@@ -31,8 +31,10 @@ run: $(SERVING) ## Serve on http://127.0.0.1:8080/v1; UPSTREAM=http://host:8000/
 	@$(BIN)/florette serve $(call flag,UPSTREAM,--upstream) $(call flag,CONFIG,--config) \
 		$(call flag,HOST,--host) $(call flag,PORT,--port)
 
+# Each process of the tests takes neighbouring tests, which share what is costly to start; hundreds of processes are
+# started, and each would compile all anew.
 test: $(TESTING) ## Run the tests; ARGS='-k name' picks some, COVERAGE=1 measures what they reach
-	@$(BIN)/pytest -n auto $(if $(COVERAGE),--cov --cov-report= --cov-fail-under=0) $(ARGS)
+	@PYTHONDONTWRITEBYTECODE= $(BIN)/pytest -n auto --dist worksteal $(if $(COVERAGE),--cov --cov-report= --cov-fail-under=0) $(ARGS)
 
 check: ## All that continuous integration asks: lint, types, floors, tests and their coverage
 	@bash .ci/run

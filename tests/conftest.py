@@ -3,8 +3,10 @@
 All servers share one background loop and live as long as the session; each test has a script of its own.
 """
 
+import os
 from collections import deque
 from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
 from typing import Any, Protocol
 
 import httpx
@@ -24,6 +26,21 @@ from witness import Exchange, Witness, complaints
 # How long an example takes is the machine's affair: speed is measured in benchmarks.
 hypothesis.settings.register_profile("florette", deadline=None)
 hypothesis.settings.load_profile("florette")
+
+# Only a real vLLM may be behind HTTPS. All else is on this machine, so no client need trust anybody: to read the usual
+# list of authorities takes each of thousands of them 20 ms.
+if "FLORETTE_TEST_VLLM" not in os.environ:
+    os.environ.pop("SSL_CERT_FILE", None)  # which clients ask for first
+    os.environ["SSL_CERT_DIR"] = str(Path(__file__).parent / "data")  # where no authority is
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_auto_num_workers() -> int:
+    """Twice as many as there are processors: half of the time a test waits for processes, kernels or clocks.
+
+    At most 16, as each takes some hundred megabytes.
+    """
+    return min(2 * len(os.sched_getaffinity(0)), 16)
 
 
 class Florette(Protocol):
