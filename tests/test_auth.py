@@ -605,20 +605,26 @@ ENDINGS: dict[str, Ending] = {
 }
 
 
+@pytest.fixture(scope="module")
+def one_place(loop_thread: LoopThread, upstream_server: ScriptedUpstream) -> Iterator[httpx.Client]:
+    """In the name of ada, who may ask one thing at a time."""
+    keys = [entry("ada", ADAS, concurrent_requests=1, tokens_per_minute=10**9)]
+    with (
+        serve_app(create_app(configured(upstream_server, keys)), loop_thread) as url,
+        httpx.Client(base_url=url, headers=bearer(ADAS), timeout=PATIENCE_S) as http,
+    ):
+        yield http
+
+
 @given(endings=st.lists(st.sampled_from(sorted(ENDINGS)), min_size=1, max_size=6))
 @settings(max_examples=25)
 def test_however_answers_end_the_place_is_free_again(
-    loop_thread: LoopThread, upstream_server: ScriptedUpstream, endings: list[str]
+    one_place: httpx.Client, upstream_server: ScriptedUpstream, endings: list[str]
 ) -> None:
-    keys = [entry("ada", ADAS, concurrent_requests=1, tokens_per_minute=10**9)]
-    with (
-        upstream_server.fresh() as upstream,
-        serve_app(create_app(configured(upstream, keys)), loop_thread) as url,
-        httpx.Client(base_url=url, headers=bearer(ADAS), timeout=PATIENCE_S) as http,
-    ):
+    with upstream_server.fresh() as upstream:
         for ending in endings:
-            ENDINGS[ending](http, upstream)
-            remaining(http, upstream)
+            ENDINGS[ending](one_place, upstream)
+            remaining(one_place, upstream)
 
 
 MESSAGES: dict[str, Message] = {

@@ -92,7 +92,7 @@ async def test_a_process_is_used_again(workers: Workers) -> None:
 
 async def test_a_process_is_never_used_for_another_tool(workers: Workers) -> None:
     """A tool that is made anew may get the place in memory of one that has gone."""
-    for _ in range(5):
+    for _ in range(3):
         assert (await result_of(executor_of(workers, "process_id"), call("process_id"))).text.isdigit()
         assert (await result_of(executor_of(workers, Echo()), call("echo", text="mine"))).text == "mine"
 

@@ -374,6 +374,7 @@ async def test_who_leaves_in_the_middle_leaves_nothing(tmp_path: Path) -> None:
         await is_as_if_nothing_came(store, tmp_path)
 
 
+@settings(max_examples=50)
 @given(steps=st.integers(0, 40), size=st.sampled_from([0, 1, 3]))
 async def test_a_task_that_is_cancelled_anywhere_leaves_all_or_nothing(steps: int, size: int) -> None:
     """By asyncio's own cancel, which waits for no thread."""

@@ -10,7 +10,7 @@ from typing import Any
 
 import openai
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from asking import CITY, MESSAGES, Told, ask, both_ways, call, client_of, fold, named, tool
@@ -383,6 +383,7 @@ def is_wrong(made: Made) -> bool:
     return name == "nobody" or (name == "get_weather" and "city" not in arguments)
 
 
+@settings(max_examples=50)
 @given(tries=st.tuples(CALLS, CALLS, CALLS), cut=st.integers(1, 30))
 def test_nothing_wrong_is_told_as_long_as_there_are_tries(
     florette: Florette, upstream_server: ScriptedUpstream, tries: tuple[list[Made], ...], cut: int
