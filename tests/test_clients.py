@@ -9,7 +9,7 @@ ROOT = Path(__file__).parent.parent
 NODE: dict[str, str] = json.loads((ROOT / "tests/data/node/package.json").read_text("utf-8"))["dependencies"]
 
 #: What the tests of the clients need beside them.
-NO_CLIENTS = {"hypothesis", "pytest", "zod"}
+NO_CLIENTS = {"fastjsonschema", "hypothesis", "pytest", "zod"}
 
 
 def pinned(file: str) -> dict[str, str]:
