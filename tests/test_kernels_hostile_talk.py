@@ -388,6 +388,18 @@ async def test_a_cell_that_is_given_up_does_not_go_on(siege: Siege) -> None:
     assert RESTARTED in told(again)
 
 
+#: Sends to where nobody listens any more would wait for ever.
+HANG_UP = f"{KERNEL}\napp.control_socket.close(); app.shell_socket.close()\nwhile True: pass"
+
+
+@EITHER
+async def test_a_kernel_that_hangs_up_holds_nobody_up(siege: Siege) -> None:
+    session = siege.session()
+    outcome = await siege.attack(HANG_UP, session, time_s=5.0)
+    assert outcome.status in ("timeout", "died")
+    assert said(await siege.run("6 * 7", session)) == "42"
+
+
 # -- what is left for the server ---------------------------------------------------------------------------
 
 LINKS = """

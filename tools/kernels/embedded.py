@@ -8,7 +8,7 @@ from collections.abc import AsyncGenerator, Callable, Mapping
 from dataclasses import dataclass
 from itertools import count
 from pathlib import Path
-from typing import Literal, TypeVar
+from typing import Any, Literal, TypeVar
 
 import zmq
 import zmq.asyncio
@@ -74,6 +74,8 @@ def sockets_of(settings: KernelSettings) -> zmq.asyncio.Context:
     context.setsockopt(zmq.RCVHWM, _WAITING_MESSAGES)
     # A kernel whose socket is gone is gone.
     context.setsockopt(zmq.RECONNECT_IVL, -1)
+    # To send to it would wait for ever, in the loop's thread: it is to fail.
+    context.setsockopt(zmq.SNDTIMEO, 0)
     return context
 
 
@@ -152,7 +154,7 @@ class EmbeddedKernel:
         self._watched: Token | None = None
         self._is_paused, self._stops_left = False, 0
         self._connect()
-        sandbox.on_end(self._driver.ended)
+        sandbox.on_end(self._ended)
         self.resume()
 
     @property
@@ -167,7 +169,7 @@ class EmbeddedKernel:
         request = self._client.session.msg("execute_request", {**_EXECUTE, "code": sent})
 
         async def send() -> None:
-            self._client.shell_channel.send(request)
+            self._send("shell", request)
 
         return await self._driver.run(request["header"]["msg_id"], send, time_s)
 
@@ -237,7 +239,7 @@ class EmbeddedKernel:
                         raise ToolError("A kernel started, and ended at once.")
                     # It welcomes each reader, but for one who comes while it writes: libzmq tells it of both at once,
                     # and it looks for one. Asked for anything, it writes again.
-                    self._client.shell_channel.send(self._client.session.msg("kernel_info_request", {}))
+                    self._send("shell", self._client.session.msg("kernel_info_request", {}))
         except TimeoutError:
             raise ToolError("A kernel started, and did not answer.") from None
 
@@ -296,11 +298,25 @@ class EmbeddedKernel:
             else:
                 self._driver.heard(name, message)
 
+    def _send(self, name: Channel, message: dict[str, Any]) -> None:
+        try:
+            getattr(self._client, f"{name}_channel").send(message)
+        except zmq.Again:
+            # It has ended, and we are not told yet; or what runs there has closed its sockets, and cannot be reached.
+            self._sandbox.kill()
+
     async def _interrupt(self) -> None:
+        if not self.alive:
+            return
         self._interrupted.clear()
-        self._client.control_channel.send(self._client.session.msg("interrupt_request", {}))
+        self._send("control", self._client.session.msg("interrupt_request", {}))
         # Before that is answered the interrupt may still be on its way.
         await self._interrupted.wait()
+
+    def _ended(self) -> None:
+        # Nor is there anything on its way any more.
+        self._interrupted.set()
+        self._driver.ended()
 
     # -- its processes -----------------------------------------------------------------------------------------
 

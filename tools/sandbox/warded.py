@@ -2,11 +2,14 @@
 
     we -> warden -> [setpriv, if we are root ->] the program
 
-Their directories are on disk; the warden removes them, and kills all that was started, when the program ends or we do.
+Their directories are on disk; the warden makes and removes them, and kills all that was started, when the program ends
+or we do.
 """
 
 import contextlib
+import json
 import os
+import secrets
 import subprocess
 import sys
 import tempfile
@@ -58,25 +61,23 @@ class Warded:
         return Sandbox(process, process.pid, places, Warden(alive, ended))
 
     def _spawn(self, program: Program) -> tuple["subprocess.Popen[bytes]", int, int, Places]:
-        directory = Path(tempfile.mkdtemp(prefix="florette-kernel-", dir=self.root))
+        # The warden makes it: whenever we are killed, there is somebody who removes it.
+        directory = Path(self.root or tempfile.gettempdir()) / f"florette-kernel-{secrets.token_hex(8)}"
         workdir, run_dir, tmp_dir = (str(directory / name) for name in ("data", "run", "tmp"))
         places = Places(workdir, run_dir, tmp_dir)
-        files = directory / "files"
-        for path in (files, *map(Path, (places.workdir, places.run_dir, places.tmp_dir))):
-            path.mkdir(mode=0o700)
-            self._give(path)
-        for name, source in program.files.items():
-            (files / name).write_bytes(source.read_bytes())
-            self._give(files / name)
-        self._give(directory)
+        owner = -1 if self.owner is None else self.owner
+        files = json.dumps({name: str(source) for name, source in program.files.items()})
         watched, alive = os.pipe()
         ended, told = os.pipe()
         with ExitStack() as opened:
             opened.callback(os.close, watched)
             opened.callback(os.close, told)
-            command = [word.replace("{files}", str(files)) for word in program.command]
+            command = [word.replace("{files}", f"{directory}/files") for word in program.command]
             process = subprocess.Popen(  # noqa: S603 - what the operator has installed
-                [*_WARDEN, str(watched), str(told), str(directory), *self._as_nobody(), *command],
+                [
+                    *(*_WARDEN, str(watched), str(told), str(directory), str(owner), files),
+                    *(*self._as_nobody(), *command),
+                ],
                 stdin=in_memory(program.stdin(places), opened),
                 stdout=subprocess.PIPE,
                 stderr=subprocess.STDOUT,
@@ -91,7 +92,3 @@ class Warded:
             return []
         user = str(SPARE_USER_ID)
         return [self.setpriv, "--reuid", user, "--regid", user, "--clear-groups", "--no-new-privs", "--"]
-
-    def _give(self, path: Path) -> None:
-        if self.setpriv is not None:
-            os.chown(path, SPARE_USER_ID, SPARE_USER_ID)

@@ -1,13 +1,16 @@
 """Watches over a program that has no sandbox around it: when it ends, or we do, nothing of it stays.
 
-    python3 -I warden.py ALIVE ENDED DIRECTORY COMMAND ...
+    python3 -I warden.py ALIVE ENDED DIRECTORY OWNER FILES COMMAND ...
 
-Runs as a process of its own, by itself, under any Python. `ALIVE` and `ENDED` are ends of pipes. When something comes
-through the first, or the command ends, all that it has started is killed, and the second is closed. When the other end
-of the first is closed, as it is at the latest when whoever holds it is killed, the directory is removed, too.
+Runs as a process of its own, by itself, under any Python. It makes the directory, so that there is none without it: with
+`data`, `run` and `tmp`, and the `FILES` (JSON: name -> path) in `files`; all of it is the user's `OWNER` (-1: ours).
+`ALIVE` and `ENDED` are ends of pipes. When something comes through the first, or the command ends, all that it has
+started is killed, and the second is closed. When the other end of the first is closed, as it is at the latest when
+whoever holds it is killed, the directory is removed, too.
 """
 
 import ctypes
+import json
 import os
 import select
 import shutil
@@ -26,11 +29,13 @@ _ROUNDS = 1000
 
 def main() -> None:
     """Starts the command, waits, and clears up."""
-    alive, ended, directory, *command = sys.argv[1:]
+    alive, ended, directory, owner, files, *command = sys.argv[1:]
     ctypes.CDLL(None).prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
     # What signals our group, a Ctrl-C for one, is meant for whoever started us.
     os.setsid()
+    Path(directory).mkdir(mode=0o700)
     try:
+        _furnish(Path(directory), json.loads(files), int(owner))
         with subprocess.Popen(command, env={**os.environ, "FLORETTE_WARDEN": str(os.getpid())}) as program:  # noqa: S603 - that is what we are for
             # Whoever reads what the program says is to see its end.
             os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
@@ -42,6 +47,18 @@ def main() -> None:
                 pass
     finally:
         shutil.rmtree(directory, ignore_errors=True)
+
+
+def _furnish(directory: Path, files: dict[str, str], owner: int) -> None:
+    made = [directory]
+    for name in ("files", "data", "run", "tmp"):
+        made.append(directory / name)
+        made[-1].mkdir(mode=0o700)
+    for name, source in files.items():
+        made.append(directory / "files" / name)
+        made[-1].write_bytes(Path(source).read_bytes())
+    for path in made:
+        os.chown(path, owner, owner)
 
 
 def _kill_all() -> None:
