@@ -2,10 +2,10 @@
 
     python3 -I warden.py ALIVE ENDED DIRECTORY OWNER FILES COMMAND ...
 
-Runs as a process of its own, by itself, under any Python. It makes the directory, so that there is none without it: with
-`data`, `run` and `tmp`, and the `FILES` (JSON: name -> path) in `files`; all of it is the user's `OWNER` (-1: ours).
-`ALIVE` and `ENDED` are ends of pipes. When something comes through the first, or the command ends, all that it has
-started is killed, and the second is closed. When the other end of the first is closed, as it is at the latest when
+Runs as a process of its own, by itself, under any Python. It makes the directory, so that there is none without it:
+with `data`, `run` and `tmp`, and the `FILES` (JSON: name -> path) in `files`; all of it is the user's `OWNER` (-1: our
+own). `ALIVE` and `ENDED` are ends of pipes. When something comes through the first, or the command ends, all that it
+has started is killed, and the second is closed. When the other end of the first is closed, as it is at the latest when
 whoever holds it is killed, the directory is removed, too.
 """
 
