@@ -16,6 +16,7 @@ import yaml
 from asking import call
 from commanding import Command, serving
 from gateway_server import gateway_server
+from proxy.config import Config, ConfigError
 from scripted import ScriptedUpstream
 from serving import PATIENCE_S
 from steps import Holds, Says
@@ -256,20 +257,25 @@ def test_a_tool_that_must_not_be_among_several_changes_nothing(upstream: Scripte
             {"tools": ["storage"]},
             "'workers': more than one share what our tools did: set 'tool_state' to sqlite:///PATH or redis://HOST.",
         ),
-        (
-            {"tools": [{"file": "run.py"}], "tool_state": "redis://127.0.0.1:9"},
-            "'tools': the tool 'run.py': its kernels would be known to one of the 2 workers only; "
-            "run one worker, or set kernels: {backend: gateway, url: ...}.",
-        ),
     ],
-    ids=["none", "many", "files", "state", "kernels"],
+    ids=["none", "many", "files", "state"],
 )
 def test_what_they_cannot_share_is_told_in_one_sentence(tmp_path: Path, config: dict[str, Any], said: str) -> None:
+    with pytest.raises(ConfigError) as refused:
+        Config.load({}, Path(write(tmp_path, **{"workers": 2, **config})), {})
+    assert str(refused.value) == f"Config key {said}"
+
+
+def test_with_a_tool_whose_kernels_they_cannot_share_none_starts(tmp_path: Path) -> None:
     (tmp_path / "run.py").write_text(RUNS_CODE, "utf-8")
-    with serving("--port", "0", "--config", write(tmp_path, **{"workers": 2, **config})) as command:
+    config = write(tmp_path, workers=2, tools=[{"file": "run.py"}], tool_state="redis://127.0.0.1:9")
+    with serving("--port", "0", "--config", config) as command:
         code, printed, logged = command.end()
     assert (code, command.ready, printed) == (2, "", "")
-    assert logged.replace(f"{tmp_path}/", "") == f"Config key {said}\n"
+    assert logged.replace(f"{tmp_path}/", "") == (
+        "Config key 'tools': the tool 'run.py': its kernels would be known to one of the 2 workers only; "
+        "run one worker, or set kernels: {backend: gateway, url: ...}.\n"
+    )
 
 
 def test_with_kernels_elsewhere_there_may_be_several(upstream: ScriptedUpstream, tmp_path: Path) -> None:
