@@ -98,31 +98,31 @@ def test_a_bubblewrap_that_says_nothing_is_not_waited_for(place: Path, programs:
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only for root a Python can be out of others' reach")
-def test_a_python_that_only_root_may_read_is_told(place: Path, programs: Path) -> None:
+def test_a_python_that_only_root_may_read_is_told(place: Path) -> None:
     closed = place / "closed"
     closed.mkdir(mode=0o700)
     python = readable_python(closed)
     if not python.is_relative_to(closed):
         pytest.skip("everybody may read this Python")
-    code, told = doctor(place, str(programs), isolation="none", python=str(python))
-    assert code == 1
-    assert "can be read by root only: run the server as another user, or set kernels.python" in told["reason"]
+    missing = open_kernels(KernelSettings(isolation="none", python=python)).unavailable()
+    assert missing is not None
+    assert "can be read by root only: run the server as another user, or set kernels.python" in missing
 
 
 @pytest.mark.parametrize("python", ["/nowhere/python", "/usr/bin/true"])
-def test_what_is_no_python_is_told(place: Path, python: str) -> None:
-    code, told = doctor(place, os.defpath, python=python)
-    assert code == 1
-    assert f"the kernels' Python {python} cannot be started" in told["reason"]
+def test_what_is_no_python_is_told(python: str) -> None:
+    missing = open_kernels(KernelSettings(python=Path(python))).unavailable()
+    assert missing is not None
+    assert f"the kernels' Python {python} cannot be started" in missing
 
 
 def test_a_python_without_ipykernel_is_told(place: Path) -> None:
     (place / "bin").mkdir()
-    (place / "bin" / "python").symlink_to(sys.executable)
+    (python := place / "bin" / "python").symlink_to(sys.executable)
     (place / "pyvenv.cfg").write_text(f"home = {Path(sys.base_prefix) / 'bin'}\ninclude-system-site-packages = false\n")
-    code, told = doctor(place, os.defpath, python=str(place / "bin" / "python"))
-    assert code == 1
-    assert "the kernels' Python needs ipykernel>=7:" in told["reason"]
+    missing = open_kernels(KernelSettings(python=python)).unavailable()
+    assert missing is not None
+    assert "the kernels' Python needs ipykernel>=7:" in missing
 
 
 async def test_where_proc_cannot_be_mounted_an_imitation_does() -> None:
