@@ -36,11 +36,12 @@ if "FLORETTE_TEST_VLLM" not in os.environ:
 
 @pytest.hookimpl(optionalhook=True)
 def pytest_xdist_auto_num_workers() -> int:
-    """Twice as many as there are processors: half of the time a test waits for processes, kernels or clocks.
+    """Three for two processors, as a good part of all time passes in waiting for processes, kernels and clocks.
 
-    At most 16, as each takes some hundred megabytes.
+    With more, what has to come in time comes too late now and then. At most 16, as each takes half a gigabyte.
     """
-    return min(2 * len(os.sched_getaffinity(0)), 16)
+    processors = len(os.sched_getaffinity(0))
+    return min(processors + (processors + 1) // 2, 16)
 
 
 class Florette(Protocol):
