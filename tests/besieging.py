@@ -115,11 +115,6 @@ async def _longest_silence(running: asyncio.Task[Outcome]) -> float:
     return longest_s
 
 
-def open_gap(why: str) -> pytest.MarkDecorator:
-    """Marks an attack that succeeds still; when it does no more, the test says so, and the mark is to go."""
-    return pytest.mark.xfail(reason=f"AN OPEN GAP: {why}", strict=True)
-
-
 #: Tests of what both kinds of sandboxes promise, and of what one does in its own way; `siege` takes the word.
 EITHER = pytest.mark.parametrize("siege", ["auto", "landlock"], indirect=True)
 LANDLOCK = pytest.mark.parametrize("siege", ["landlock"], indirect=True)

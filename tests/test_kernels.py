@@ -706,6 +706,20 @@ async def test_a_cell_that_takes_too_long_is_stopped_and_all_else_is_kept(notebo
     assert await notebook.value("x") == "2"
 
 
+async def test_a_program_that_goes_on_speaks_for_its_own_cell_only(notebook: Notebook) -> None:
+    start = "import subprocess, time\nprogram = subprocess.Popen(['sh', '-c', 'while echo late; do sleep 0.01; done'])"
+    assert (await notebook.run(f"{start}; time.sleep(0.2)")).status == "ok"
+    assert await notebook.said("time.sleep(0.2); print('mine')\n!echo ours") == [("stdout", "mine\nours\n")]
+    assert await notebook.said("program.kill(); program.wait()") == [("result", "-9")]
+
+
+async def test_no_cell_leaves_a_thread_or_a_descriptor_behind(notebook: Notebook) -> None:
+    count = "import threading\n!true\nlen(threading.enumerate()), len(os.listdir('/proc/self/fd'))"
+    await notebook.value(count)
+    counts = {await notebook.value(count) for _ in range(20)}
+    assert len(counts) <= 3, counts
+
+
 #: Interrupts its own process for a second or so, whatever that does meanwhile.
 INTERRUPTS = """
 import os, signal, threading, time

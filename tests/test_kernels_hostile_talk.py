@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from besieging import EITHER, MEGABYTE, Siege, Sieges, open_gap, said, told
+from besieging import EITHER, MEGABYTE, Siege, Sieges, said, told
 from keeping import Kept
 from tools.attached import AttachedFile
 
@@ -269,7 +269,6 @@ async def test_what_a_thread_writes_after_its_cell_is_in_no_other(siege: Siege) 
         assert await siege.said("time.sleep(0.1); print('mine')", session) == "mine"
 
 
-@open_gap("ipykernel says of a process's output that it is the newest cell's")
 async def test_what_a_process_writes_after_its_cell_is_in_no_other(siege: Siege) -> None:
     session = siege.session()
     await siege.attack(

@@ -1,12 +1,17 @@
 """What a kernel writes, told with the cell that wrote it. Runs inside the sandbox, beside `boot.py`.
 
-What Python writes is told at once. What programs write, and processes that were forked, comes through a pipe that a
-thread of ipykernel's reads, when it comes to it; so `flush`, with which each cell ends, puts a mark into the pipe, and
-waits until it has come out.
+What Python writes is told at once. What programs write, and processes that were forked, comes through a pipe, and each
+cell has its own: a program that goes on behind its cell has that cell's still. `flush`, with which each cell ends, puts
+a mark into the pipe, and waits until it has come out.
 """
 
+import contextlib
+import contextvars
 import os
+import select
 import threading
+import time
+from collections.abc import Callable
 from typing import Any
 
 #: As much as a pipe holds.
@@ -15,8 +20,103 @@ _PIPE_BYTES = 65_536
 #: So many bytes by chance nobody else writes.
 _MARK_BYTES = 16
 
+#: What nobody wants is read no faster than a pipe in so long: whoever writes it waits, and cells have the processor.
+#: The mark of a cell is through nevertheless within two of these pauses.
+_UNWANTED_PAUSE_S = 0.01
+
 #: To read what a pipe holds takes microseconds, on a loaded machine much longer.
 _FLUSH_S = 2.0
+
+
+class Pipe:
+    """Hands on to `tell` what is written into it, in the context of its making; `tell` gives whether more is wanted.
+
+    OSError if there can be no more descriptors.
+    """
+
+    def __init__(self, tell: Callable[[str], bool]) -> None:
+        self.seen = threading.Event()
+        self._tell = tell
+        self._context = contextvars.copy_context()
+        self._mark = b""
+        self._unwritten = b""
+        self.out, self._into = os.pipe()
+
+    def take(self, descriptor: int) -> None:
+        """What is written to this descriptor comes here."""
+        # The other one stays ours, whatever the user's code puts in the place of this.
+        os.dup2(self._into, descriptor)
+
+    def write(self, data: bytes) -> None:
+        """Writes as a program does."""
+        os.write(self._into, data)
+
+    def mark(self) -> None:
+        """Once more it is to be `seen` that all before has been told."""
+        self.seen.clear()
+        self._mark = os.urandom(_MARK_BYTES)
+        self.write(self._mark)
+
+    def read(self) -> bool:
+        """Tells what has come; gives whether more is wanted. EOFError if nobody is left who could write."""
+        read = os.read(self.out, _PIPE_BYTES)
+        if not read:
+            raise EOFError
+        mark = self._mark
+        before, seen, rest = (self._unwritten + read).rpartition(mark) if mark else (b"", b"", self._unwritten + read)
+        held = max((n for n in range(1, len(mark)) if rest.endswith(mark[:n])), default=0)
+        whole = before + rest[: len(rest) - held]
+        self._unwritten = rest[len(rest) - held :]
+        is_wanted = not whole or self._context.run(self._tell, whole.decode(errors="replace"))
+        if seen:
+            self.seen.set()
+        return is_wanted
+
+    def close(self) -> None:
+        """It is used by nobody any more but by those who have it already."""
+        os.close(self._into)
+
+
+class Reader:
+    """A thread that reads pipes. One for all: where memory is short, to start a thread can wait for ever."""
+
+    def __init__(self) -> None:
+        self._epoll = select.epoll()
+        self._pipes: dict[int, Pipe] = {}
+        self._thread = threading.Thread(target=self._run, daemon=True)
+        self._thread.start()
+
+    @property
+    def is_alive(self) -> bool:
+        """False if the user's code has broken it."""
+        return self._thread.is_alive()
+
+    def add(self, pipe: Pipe) -> None:
+        """Reads this one, too, to its end. OSError if there can be no more."""
+        self._pipes[pipe.out] = pipe
+        self._epoll.register(pipe.out, select.EPOLLIN)
+
+    def _run(self) -> None:
+        while True:
+            are_wanted = [self._read(descriptor) for descriptor, _ in self._epoll.poll()]
+            if not all(are_wanted):
+                time.sleep(_UNWANTED_PAUSE_S)
+
+    def _read(self, descriptor: int) -> bool:
+        try:
+            return self._pipes[descriptor].read()
+        except (OSError, EOFError):
+            del self._pipes[descriptor]
+            with contextlib.suppress(OSError):
+                self._epoll.unregister(descriptor)
+                os.close(descriptor)
+            return True
+
+
+class _Cell:
+    """So many characters it has written."""
+
+    written = 0
 
 
 def stream_class(iostream: Any, output_chars: int) -> Any:
@@ -24,39 +124,26 @@ def stream_class(iostream: Any, output_chars: int) -> Any:
 
     Of one cell `output_chars` are told, of both together; what waits to be sent would take memory.
     """
+    cell: contextvars.ContextVar[_Cell] = contextvars.ContextVar("cell")
+    nobodys = _Cell()
+    streams: list[Any] = []
+    reader = Reader()
 
     class Stream(iostream.OutStream):  # type: ignore[misc]
         """What is written, as long as anybody wants it: what waits to be sent takes memory, too."""
 
-        written = 0
-        _mark = b""
-
         def _setup_stream_redirects(self, name: str) -> None:
-            super()._setup_stream_redirects(name)
-            # The user's code may put something else in the place of the first.
-            self._pipe = os.dup(self._original_stdstream_fd)
-
-        def _watch_pipe_fd(self) -> None:
-            unwritten = b""
-            while read := os.read(self._fid, _PIPE_BYTES):
-                mark = self._mark
-                before, seen, unwritten = (unwritten + read).rpartition(mark) if mark else (b"", b"", unwritten + read)
-                ends = range(1, len(mark))
-                held = max((n for n in ends if unwritten.endswith(mark[:n])), default=0)
-                whole = before + unwritten[: len(unwritten) - held]
-                unwritten = unwritten[len(unwritten) - held :]
-                if whole:
-                    self.write(whole.decode(errors="replace"))
-                if seen:
-                    self._seen.set()
+            self._original_stdstream_fd = {"stdout": 1, "stderr": 2}[name]
+            self._original_stdstream_copy = os.dup(self._original_stdstream_fd)
+            self._pipe = self._opened()
+            streams.append(self)
 
         def flush(self) -> None:
             is_ours = os.getpid() == self._master_pid and threading.current_thread() is threading.main_thread()
-            if is_ours and self._should_watch and self.watch_fd_thread.is_alive():
-                self._seen = threading.Event()
-                self._mark = os.urandom(_MARK_BYTES)
-                os.write(self._pipe, self._mark)
-                self._seen.wait(_FLUSH_S)
+            if is_ours and reader.is_alive:
+                with contextlib.suppress(OSError):
+                    self._pipe.mark()
+                    self._pipe.seen.wait(_FLUSH_S)
             super().flush()
 
         def write(self, string: str) -> Any:
@@ -65,17 +152,41 @@ def stream_class(iostream: Any, output_chars: int) -> Any:
                 return super().write(string)
             if os.getpid() != self._master_pid:
                 # The thread that would send it is not in a process that was forked; the one that reads the pipe is.
-                os.write(self._pipe, string.encode("utf-8", "replace"))
+                self._pipe.write(string.encode("utf-8", "replace"))
                 return len(string)
-            wanted = string[: max(0, output_chars - Stream.written)]
-            Stream.written += len(string)
+            now = cell.get(nobodys)
+            wanted = string[: max(0, output_chars - now.written)]
+            now.written += len(string)
             # Half a character of UTF-16 would break the message that carries it.
             super().write(wanted.encode("utf-8", "replace").decode())
             return len(string)
 
-        @classmethod
-        def begin(cls) -> None:
+        def close(self) -> None:
+            # It ends with the process.
+            self._should_watch = False
+            super().close()
+
+        def _tell(self, text: str) -> bool:
+            self.write(text)
+            return cell.get(nobodys).written < output_chars
+
+        def _renew(self) -> None:
+            # Where there is no room for another one, it is shared with the cell before.
+            with contextlib.suppress(OSError):
+                before, self._pipe = self._pipe, self._opened()
+                before.close()
+
+        def _opened(self) -> Pipe:
+            pipe = Pipe(self._tell)
+            reader.add(pipe)
+            pipe.take(self._original_stdstream_fd)
+            return pipe
+
+        @staticmethod
+        def begin() -> None:
             """A cell begins."""
-            cls.written = 0
+            cell.set(_Cell())
+            for stream in streams if reader.is_alive else ():
+                stream._renew()
 
     return Stream
