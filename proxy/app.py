@@ -16,7 +16,7 @@ from proxy.agent import Agent
 from proxy.answers import SERVER_SEND
 from proxy.auth import Caller, Key, Keys
 from proxy.chat import Chat
-from proxy.config import Config, ConfigError, ToolEnvironment
+from proxy.config import Config, ConfigError, ToolEnvironment, kernels_of
 from proxy.file_routes import add_file_routes, is_signed_link
 from proxy.formats.base import Options
 from proxy.formats.registry import FORMATS, Formats
@@ -164,9 +164,7 @@ class _Hands:
         self._holders: Counter[BaseTool] = Counter()
         self._workers = Workers(environment.for_processes)
         self._open_kernels = open_kernels
-        self._number = config.workers
-        self._is_shared = config.tool_state != MEMORY
-        self._kernel_settings = config.kernels
+        self._config = config
         self._kernels: Kernels | None = None
         self._started = False
         self._results = open_store(config.tool_cache, max_bytes=config.tool_cache_max_bytes)
@@ -174,7 +172,7 @@ class _Hands:
 
     def setup(self, config: Config, before: Setup | None = None) -> Setup:
         """The tools and aliases of the configuration. ConfigError for a tool that cannot be made, or is not there."""
-        if config.kernels != self._kernel_settings:
+        if config.kernels != self._config.kernels:
             logger.warning("the config key 'kernels' is not read anew: what it says now holds from the next start on")
         boxed = before.executor.toolbox if before else None
         try:
@@ -209,13 +207,9 @@ class _Hands:
         await asyncio.gather(self._workers.aclose(), self._results.aclose(), self.state.aclose())
 
     def _opened(self) -> Kernels:
-        if self._number > 1 and self._kernel_settings.backend == "embedded":
-            raise ValueError(
-                f"its kernels would be known to one of the {self._number} workers only; run one worker, or set "
-                "kernels: {backend: gateway, url: ...}"
-            )
         if self._kernels is None:
-            self._kernels = self._open_kernels(self._kernel_settings, self.state if self._is_shared else None)
+            is_shared = self._config.tool_state != MEMORY
+            self._kernels = self._open_kernels(kernels_of(self._config), self.state if is_shared else None)
         return self._kernels
 
 

@@ -31,7 +31,7 @@ from starlette.types import ASGIApp
 
 from proxy import __version__
 from proxy.app import create_app
-from proxy.config import Config, ConfigError, doctor_key, tool_environment
+from proxy.config import Config, ConfigError, doctor_key, kernels_of, tool_environment
 from proxy.demo import create_demo
 from proxy.doctor import Scorecard, Tell, Unfit, Verdict, as_json, as_text, examine, progress_on
 from proxy.listing import as_json as listed_as_json
@@ -157,7 +157,7 @@ def _opening(config: Config, open_kernels: Callable[[KernelSettings], Kernels]) 
 
     def kernels() -> Kernels:
         if not opened:
-            opened.append(open_kernels(config.kernels))
+            opened.append(open_kernels(kernels_of(config)))
         return opened[0]
 
     try:

@@ -277,6 +277,16 @@ class Config(Prompting):
             raise ConfigError(f"Config key '{key}': {said}.") from None
 
 
+def kernels_of(config: Config) -> KernelSettings:
+    """How tools run code. ValueError if as many workers cannot."""
+    if config.workers > 1 and config.kernels.backend == "embedded":
+        raise ValueError(
+            f"kernels would be known to one of the {config.workers} workers only; run one worker, or set "
+            "kernels: {backend: gateway, url: ...}"
+        )
+    return config.kernels
+
+
 @dataclass(frozen=True, slots=True)
 class ToolEnvironment:
     """The environment as tools meet it: the variables that set something of them, and what their processes see.

@@ -134,7 +134,7 @@ def examined(kernels: OpenKernels) -> Machine:
     """This machine, as its kernels see it."""
     try:
         opened: Kernels = kernels()
-    except ToolUnavailable as missing:
+    except (ToolUnavailable, ValueError) as missing:
         return Machine(str(missing), {})
     return Machine(opened.unavailable(), opened.described())
 

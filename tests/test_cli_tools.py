@@ -156,6 +156,19 @@ def test_the_doctor_says_what_would_help_and_exits_with_1(
     assert json.loads(capsys.readouterr().out)["reason"] == reason
 
 
+def test_kernels_that_workers_cannot_share_are_told_of_before_a_server_is_started(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    state = f"sqlite:///{tmp_path / 'state.db'}"
+    config = str(write(tmp_path, ["run_code"], workers=2, files_dir=str(tmp_path), tool_state=state))
+    help_ = "run one worker, or set kernels: {backend: gateway, url: ...}"
+    why = f"kernels would be known to one of the 2 workers only; {help_}"
+    assert main(["tools", "--config", config], open_kernels=Opener()) == 2
+    assert capsys.readouterr().err == f"Config key 'tools': the tool 'run_code': {why}.\n"
+    assert main(["doctor", "--config", config], open_kernels=Opener()) == 1
+    assert capsys.readouterr().out == f"Tools can run no code here: {why}\n"
+
+
 def test_a_config_that_cannot_be_used_ends_the_doctor_with_2(
     capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:

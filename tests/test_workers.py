@@ -273,7 +273,7 @@ def test_with_a_tool_whose_kernels_they_cannot_share_none_starts(tmp_path: Path)
         code, printed, logged = command.end()
     assert (code, command.ready, printed) == (2, "", "")
     assert logged.replace(f"{tmp_path}/", "") == (
-        "Config key 'tools': the tool 'run.py': its kernels would be known to one of the 2 workers only; "
+        "Config key 'tools': the tool 'run.py': kernels would be known to one of the 2 workers only; "
         "run one worker, or set kernels: {backend: gateway, url: ...}.\n"
     )
 
