@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from pretend_kernels import Begin, Pretend, PretendLoop, attached, now_s, pass_s
 from tools.attached import AttachedFile
-from tools.errors import RetryableToolError
+from tools.errors import RetryableToolError, ToolError
 from tools.kernels.kernel import Changes, Kernel
 from tools.kernels.pool import Pool
 from tools.kernels.register import Register
@@ -109,6 +109,7 @@ class Gateway:
 
     def __init__(self) -> None:
         self.begun = Begin()
+        self.attach_s = 0.001
         self.is_down = False
 
     @property
@@ -119,7 +120,7 @@ class Gateway:
         return Handle(await self.begun())
 
     async def attach(self, kernel_id: str, directory: str) -> Handle | None:
-        await pass_s()
+        await pass_s(self.attach_s)
         if self.is_down:
             raise RetryableToolError("The gateway cannot be reached.")
         kernel = self._kernel(kernel_id)
@@ -291,6 +292,19 @@ async def test_a_worker_that_ends_in_the_midst_of_a_cell_ends_its_kernel(stage: 
     assert (await running).status == "died"
     assert stage.alive == []
     assert (await stage.other.run()).notes == (ANEW,)
+
+
+async def test_a_worker_that_ends_before_it_has_found_the_kernel_runs_nothing_in_it(stage: Stage) -> None:
+    await stage.other.kernel()
+    stage.gateway.attach_s = 5.0
+    running = asyncio.create_task(stage.one.run("take 30"))
+    await pass_s(1)
+    began_s = now_s()
+    await stage.one.sessions.aclose()
+    with pytest.raises(ToolError, match="the server is being stopped"):
+        await running
+    assert now_s() - began_s < 10
+    assert stage.alive == []
 
 
 async def test_a_worker_that_ends_while_a_cancelled_cell_is_stopped_waits_for_that(stage: Stage) -> None:

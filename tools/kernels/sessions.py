@@ -152,6 +152,7 @@ class Sessions:
             session.has_place = True
             session.born_s = session.used_s = self._clock()
         await turn.catch_up(session)
+        self._check_open()
         if self._clock() >= self._due_s(session):
             session.renew()
             session.born_s = session.used_s = self._clock()
