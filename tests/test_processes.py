@@ -2,6 +2,7 @@
 
 import contextlib
 import logging
+import mmap
 import os
 import queue
 import select
@@ -138,6 +139,21 @@ def test_memory_is_counted_for_each_and_shared_memory_once() -> None:
         pids = descendants(parent.pid)
         assert 4 * 64 * MB < resident_bytes(pids) < 4 * (64 + PYTHON_MB) * MB
         assert 64 * MB < proportional_bytes(pids) < (64 + PYTHON_MB) * MB
+
+
+def test_the_tables_of_memory_that_was_only_looked_at_are_counted() -> None:
+    # All of it is the one page of zeros, and each 2 MB of it have a page of entries.
+    text = """
+import mmap
+looked_at = mmap.mmap(-1, 32 << 30, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS, mmap.PROT_READ)
+looked_at.madvise(mmap.MADV_NOHUGEPAGE)
+for place in range(0, 32 << 30, 2 << 20): looked_at[place]
+ready()
+"""
+    with program(text) as parent:
+        assert int(Path(f"/proc/{parent.pid}/statm").read_text().split()[1]) * mmap.PAGESIZE < PYTHON_MB * MB
+        assert resident_bytes([parent.pid]) > 64 * MB
+        assert proportional_bytes([parent.pid]) > 64 * MB
 
 
 def test_memory_does_not_hide_behind_a_first_thread_that_has_ended() -> None:

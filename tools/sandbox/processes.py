@@ -3,11 +3,10 @@
 They are found below the sandbox's init: its first process, and the parent of all whose own parent has ended. `pid` is
 always init's, by its number here; its parent must not have waited for it, else that may be the number of another.
 
-Source: proc(5) for `children`, `statm`, `smaps_rollup` and `stat`; pidfd_open(2).
+Source: proc(5) for `children`, `status`, `smaps_rollup` and `stat`; pidfd_open(2).
 """
 
 import os
-import resource
 import signal
 import time
 from collections.abc import Collection, Iterable
@@ -63,14 +62,15 @@ def descendants(pid: int, *, most: int = _MOST) -> list[int]:
 
 
 def resident_bytes(pids: Iterable[int]) -> int:
-    """The memory that these processes have in use; what several of them share counts for each."""
-    # In pages: size, resident, ...
-    pages = sum(int(told.split()[1]) for pid in pids if (told := _of_memory(pid, "statm")))
-    return pages * resource.getpagesize()
+    """The memory that these processes have in use, also what is swapped out, and the tables that it is found by.
+
+    What several of them share counts for each.
+    """
+    return sum(_told_bytes(pid, "status", "VmRSS", "VmSwap", "VmPTE") for pid in pids)
 
 
 def proportional_bytes(pids: Iterable[int]) -> int:
-    """The memory that these processes have in use, in which what they share counts once; slow, as all is counted anew.
+    """The same, where what they share counts once; slow, as all is counted anew.
 
     For those that do not let it be read, it is the resident memory.
     """
@@ -78,20 +78,19 @@ def proportional_bytes(pids: Iterable[int]) -> int:
 
 
 def _proportional_bytes(pid: int) -> int:
-    for line in _of_memory(pid, "smaps_rollup").splitlines():
-        name, _, value = line.partition(":")
-        if name == "Pss":
-            return int(value.removesuffix("kB")) * 1024
-    return resident_bytes([pid])
+    told = _told_bytes(pid, "smaps_rollup", "Pss", "SwapPss")
+    return told + _told_bytes(pid, "status", "VmPTE") if told else resident_bytes([pid])
 
 
-def _of_memory(pid: int, name: str) -> str:
+def _told_bytes(pid: int, name: str, *fields: str) -> int:
+    # VmRSS:	    1764 kB
     # A process whose first thread has ended goes on, and shows its memory under its other threads only.
     for path in (f"/proc/{pid}", *(f"/proc/{pid}/task/{thread}" for thread in _threads(pid))):
-        told = _read(f"{path}/{name}")
-        if told and not told.startswith("0 "):
-            return told
-    return ""
+        lines = (line.partition(":") for line in _read(f"{path}/{name}").splitlines())
+        told = [int(value.removesuffix("kB")) * 1024 for field, _, value in lines if field in fields]
+        if told:
+            return sum(told)
+    return 0
 
 
 def used_sockets(pid: int) -> int:
