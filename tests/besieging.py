@@ -31,7 +31,7 @@ SMALL: dict[str, Any] = {
     "file_bytes": 8 * MEGABYTE,
     "processes": 32,
     "cell_time_s": 10.0,
-    "interrupt_grace_s": 0.7,
+    "interrupt_grace_s": 1.5,
     "output_bytes": 200_000,
     "messages": 200,
     "images": 3,
