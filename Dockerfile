@@ -34,9 +34,11 @@ HEALTHCHECK --interval=10s --timeout=3s --start-period=30s CMD ["python", "-c", 
 # It asks for no token unless KG_AUTH_TOKEN says which: give it one, or a network that nobody else is on.
 ENTRYPOINT ["jupyter-kernelgateway", "--ip=0.0.0.0", "--port=8888", "--KernelGatewayApp.port_retries=0"]
 # More kernels than Florette's `sessions` and `pool`, as some are being ended; one that nobody is connected to any more,
-# as its Florette was killed, ends after five minutes; and that a kernel has died is seen in half a second.
+# as its Florette was killed, ends after five minutes, and what it puts out meanwhile is not kept, or it would fill the
+# memory; and that a kernel has died is seen in half a second.
 CMD ["--KernelGatewayApp.default_kernel_name=florette", "--KernelGatewayApp.max_kernels=24", \
      "--MappingKernelManager.cull_idle_timeout=300", "--MappingKernelManager.cull_interval=60", \
+     "--MappingKernelManager.buffer_offline_messages=False", \
      "--KernelRestarter.time_to_dead=0.5"]
 
 # The last one is what is built by default: Florette itself.

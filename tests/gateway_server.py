@@ -98,7 +98,11 @@ class GatewayServer:
             [
                 *(sys.executable, "-m", "kernel_gateway", "--ip=127.0.0.1", f"--port={self.port}"),
                 *(f"--KernelGatewayApp.auth_token={self.token}", "--JupyterWebsocketPersonality.list_kernels=True"),
-                *("--KernelGatewayApp.port_retries=0", "--KernelRestarter.time_to_dead=0.2"),
+                *(
+                    "--KernelGatewayApp.port_retries=0",
+                    "--KernelRestarter.time_to_dead=0.2",
+                    "--MappingKernelManager.buffer_offline_messages=False",
+                ),
             ],
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,

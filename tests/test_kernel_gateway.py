@@ -64,6 +64,14 @@ async def test_a_session_goes_on_from_cell_to_cell(gateway: GatewayServer) -> No
         assert set(told.pieces) == {Written("stdout", "out\n"), Written("stderr", "err\n"), Shown("42", is_result=True)}
 
 
+@pytest.mark.parametrize("nothing", ["", " \n "])
+async def test_a_cell_of_nothing_costs_nothing(gateway: GatewayServer, nothing: str) -> None:
+    async with _kernels(gateway) as kernels:
+        await _run(kernels, "x = 1")
+        assert (await _run(kernels, nothing)).status == "ok"
+        assert _value(await _run(kernels, "x")) == 1
+
+
 async def test_a_figure_is_a_picture(gateway: GatewayServer) -> None:
     async with _kernels(gateway) as kernels:
         outcome = await _run(kernels, "import matplotlib.pyplot as plt\nplt.plot([1, 3, 2])\nplt.show()")
@@ -169,6 +177,22 @@ async def test_servers_with_one_store_have_their_sessions_in_common(gateway: Gat
     assert set(gateway.kernels()) == before
     for store in stores:
         await store.aclose()
+
+
+async def test_a_kernel_that_ended_while_nobody_was_there_is_not_taken_for_the_one_in_its_place(
+    gateway: GatewayServer, tmp_path: Path
+) -> None:
+    store = open_store(f"sqlite:///{tmp_path / 'state.db'}", max_bytes=10**6)
+    async with _kernels(gateway, shared=store) as kernels:
+        ends = "import os, threading; x = 1; threading.Timer(0.3, os._exit, [1]).start()"
+        restarts = gateway.said().count("restarting kernel")
+        assert (await _run(kernels, ends)).status == "ok"
+        while gateway.said().count("restarting kernel") == restarts:
+            await asyncio.to_thread(gateway.heard)
+        anew = await _run(kernels, "'x' in globals()")
+        assert (_value(anew), anew.notes[0].split(":")[0]) == (False, "The session had ended and starts anew")
+    assert gateway.kernels() == []
+    await store.aclose()
 
 
 async def test_what_is_no_file_of_theirs_is_not_told(gateway: GatewayServer) -> None:

@@ -28,7 +28,7 @@ T = TypeVar("T")
 #: Longer than a test takes.
 TTL_S = 10_000.0
 
-ENTRY = Entry("kernel-1", "/mnt/data", "one", 1000.0, 2000.5, ("file-1", "file-2"))
+ENTRY = Entry("kernel-1", "/mnt/data", "one", 1000.0, 2000.5, ("file-1", "file-2"), 3)
 
 #: With halves of surrogate pairs, too.
 any_text = st.text(st.characters(exclude_categories=()), max_size=8)
@@ -375,7 +375,9 @@ async def test_a_turn_that_the_store_has_forgotten_is_had_again(workers: Workers
 
 # -- what is noted -----------------------------------------------------------------------------------------
 
-entries = st.builds(Entry, any_text, any_text, any_text, times, times, st.lists(any_text, max_size=3).map(tuple))
+entries = st.builds(
+    Entry, any_text, any_text, any_text, times, times, st.lists(any_text, max_size=3).map(tuple), st.integers(0, 2**50)
+)
 
 
 @given(entry=entries, caller=any_text, session=any_text)

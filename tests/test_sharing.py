@@ -4,6 +4,7 @@ Time is that of a loop which does not wait, so that an hour passes at once.
 """
 
 import asyncio
+from collections import defaultdict
 from collections.abc import AsyncGenerator, AsyncIterator
 from pathlib import Path
 from typing import Any
@@ -48,13 +49,26 @@ def anyio_backend() -> tuple[str, dict[str, object]]:
 class Handle:
     """A worker's way to a kernel at the gateway; what it does with one that it has closed is an error."""
 
-    def __init__(self, kernel: Pretend) -> None:
+    def __init__(self, kernel: Pretend, others: list["Handle"]) -> None:
         self.kernel = kernel
+        self._others = others
         self._is_open = True
+        self._is_at_rest = False
+        self._use()
+
+    def _use(self) -> None:
+        # The others hear of it.
+        for other in self._others:
+            other._is_open &= not other._is_at_rest
+        self._others.append(self)
 
     @property
     def id(self) -> str:
         return f"kernel-{self.kernel.number}"
+
+    @property
+    def executions(self) -> int:
+        return 1
 
     @property
     def directory(self) -> str:
@@ -66,6 +80,8 @@ class Handle:
 
     async def execute(self, code: str, *, time_s: float) -> Outcome:
         assert self._is_open, "used behind its end"
+        self._is_at_rest = False
+        self._use()
         return await self.kernel.execute(code, time_s=time_s)
 
     async def settled(self) -> None:
@@ -89,14 +105,17 @@ class Handle:
     def resume(self) -> None:
         pass
 
+    def rest(self) -> None:
+        self._is_at_rest = True
+
     async def let_go(self) -> None:
-        assert self._is_open, "closed twice"
         self._is_open = False
 
     async def aclose(self) -> None:
-        assert self._is_open, "closed twice"
-        self._is_open = False
-        await closed(self.kernel)
+        # One that was let go of is not its to end any more.
+        if self._is_open:
+            self._is_open = False
+            await closed(self.kernel)
 
 
 async def closed(kernel: Pretend) -> None:
@@ -111,24 +130,28 @@ class Gateway:
         self.begun = Begin()
         self.attach_s = 0.001
         self.is_down = False
+        self._handles: dict[int, list[Handle]] = defaultdict(list)
 
     @property
     def made(self) -> list[Pretend]:
         return self.begun.made
 
     async def begin(self) -> Handle:
-        return Handle(await self.begun())
+        return self._handle(await self.begun())
 
-    async def attach(self, kernel_id: str, directory: str) -> Handle | None:
+    async def attach(self, kernel_id: str, directory: str, executions: int) -> Handle | None:
         await pass_s(self.attach_s)
         if self.is_down:
             raise RetryableToolError("The gateway cannot be reached.")
         kernel = self._kernel(kernel_id)
         assert directory == f"/mnt/{kernel.number}"
-        return Handle(kernel) if kernel.alive else None
+        return self._handle(kernel) if kernel.alive else None
 
     async def end(self, kernel_id: str) -> None:
         await closed(self._kernel(kernel_id))
+
+    def _handle(self, kernel: Pretend) -> Handle:
+        return Handle(kernel, self._handles[kernel.number])
 
     def _kernel(self, kernel_id: str) -> Pretend:
         return self.made[int(kernel_id.removeprefix("kernel-"))]
@@ -355,9 +378,8 @@ async def test_a_death_between_two_cells_is_told_with_the_second(stage: Stage) -
 async def test_a_gateway_that_cannot_be_reached_costs_the_cell_only(stage: Stage) -> None:
     await stage.one.kernel()
     stage.gateway.is_down = True
-    for worker in (stage.one, stage.other):
-        with pytest.raises(RetryableToolError, match="The gateway cannot be reached"):
-            await worker.run()
+    with pytest.raises(RetryableToolError, match="The gateway cannot be reached"):
+        await stage.other.run()
     stage.gateway.is_down = False
     assert await stage.other.kernel() == 0
 
@@ -398,6 +420,55 @@ async def test_where_others_have_begun_anew_meanwhile_theirs_is_gone_on_with(sta
     assert await stage.one.kernel() == 1
     await pass_s()
     assert stage.alive == [1]
+
+
+@pytest.mark.parametrize("ends", ["idle", "closed"])
+async def test_what_could_not_be_noted_is_left_to_others_who_went_on_with_it(stage: Stage, ends: str) -> None:
+    await stage.one.kernel()
+    running = asyncio.create_task(stage.one.run("take 5"))
+    await pass_s(1)
+    stage.store.fails = True
+    await running
+    stage.store.fails = False
+    await pass_s(31)
+    assert await stage.other.kernel() == 0
+    if ends == "closed":
+        await stage.one.sessions.aclose()
+    else:
+        await pass_s(IDLE_S - 500)
+        assert await stage.other.kernel() == 0
+        await pass_s(600)
+    assert await stage.other.kernel() == 0
+
+
+async def test_a_session_that_is_taken_up_again_while_its_end_waits_goes_on(stage: Stage) -> None:
+    await stage.one.kernel()
+    await pass_s(IDLE_S - 0.3)
+    assert number_of(await stage.other.run("take 0.6")) == 0
+    assert await stage.one.kernel() == 0
+    await pass_s(3)
+    assert await stage.other.kernel() == 0
+
+
+async def test_who_waits_for_a_place_keeps_nobody_from_ending_the_session() -> None:
+    stage = Stage(sessions=1)
+    await stage.one.kernel(session="s")
+    await pass_s(IDLE_S - 5)
+    running = asyncio.create_task(stage.other.run("take 30", session="t"))
+    await pass_s(1)
+    with pytest.raises(RetryableToolError, match="All kernels are in use"):
+        await stage.other.run(session="s")
+    await running
+    assert stage.alive == [1]
+    await stage.aclose()
+
+
+async def test_who_had_a_session_last_goes_on_with_it_though_the_store_has_forgotten_it(stage: Stage) -> None:
+    await stage.one.kernel()
+    for key in await stage.store.scan("kernel-session/"):
+        await stage.store.delete(key)
+    assert await stage.one.kernel() == 0
+    assert await stage.other.kernel() == 0
 
 
 # -- whatever they do --------------------------------------------------------------------------------------

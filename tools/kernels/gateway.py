@@ -78,9 +78,10 @@ class Gateway:
             raise
         return kernel
 
-    async def attach(self, kernel_id: str, directory: str) -> "GatewayKernel | None":
-        """A kernel that was begun there, and let go of; None if it has gone. ToolError if it does not answer.
+    async def attach(self, kernel_id: str, directory: str, executions: int) -> "GatewayKernel | None":
+        """A kernel that was let go of after so many cells; None if it has gone. ToolError if it does not answer.
 
+        It has gone, too, if it ended while nobody was there to see it: then another has its id, which is ended.
         RetryableToolError if the gateway cannot be reached.
         """
         requests = self._opened()
@@ -88,13 +89,21 @@ class Gateway:
             return None
         kernel = GatewayKernel(requests, kernel_id, self._settings)
         try:
-            await kernel.greeted(directory)
+            async with asyncio.timeout(_ANSWER_TIMEOUT_S):
+                await kernel.greeted(directory)
+        except TimeoutError:
+            # It runs a cell of somebody who was killed, and whose it was to stop it.
+            await asyncio.shield(self._aside(kernel.aclose()))
+            return None
         except BaseException as error:
             has_gone = isinstance(error, ToolError) and not kernel.alive
             await asyncio.shield(self._aside(kernel.let_go()))
             if has_gone:
                 return None
             raise
+        if kernel.executions < executions:
+            await asyncio.shield(self._aside(kernel.aclose()))
+            return None
         return kernel
 
     async def end(self, kernel_id: str) -> None:
@@ -139,6 +148,7 @@ class GatewayKernel:
         self._connections = 0
         self._questions: dict[str, _Question] = {}
         self._has_greeted = False
+        self._is_at_rest = False
         self._cell = _SentCell("", "", has_reply=True)
         self._executions = 0
         self._resuming: asyncio.Task[None] | None = None
@@ -160,6 +170,11 @@ class GatewayKernel:
         return self._id
 
     @property
+    def executions(self) -> int:
+        """As `SharedKernel` says."""
+        return self._executions
+
+    @property
     def directory(self) -> str:
         """As `SharedKernel` says."""
         return self._files.directory
@@ -171,6 +186,7 @@ class GatewayKernel:
 
     async def execute(self, code: str, *, time_s: float) -> Outcome:
         """As `Kernel` says."""
+        self._is_at_rest = False
         self._cell = cell = _SentCell(uuid.uuid4().hex, code)
         self._connections = 0
         outcome = await self._driver.run(cell.msg_id, partial(self._send_cell, cell), time_s)
@@ -214,6 +230,10 @@ class GatewayKernel:
         """As `Kernel` says."""
         self._kill()
         await self._gone()
+
+    def rest(self) -> None:
+        """As `SharedKernel` says."""
+        self._is_at_rest = True
 
     async def let_go(self) -> None:
         """As `SharedKernel` says."""
@@ -381,6 +401,10 @@ class GatewayKernel:
 
     def _hear_iopub(self, message: Message, content: Message, question: "_Question | None") -> None:
         state = part(content, "execution_state", str)
+        if self._is_at_rest and part(part(message, "parent_header", dict), "session", str) not in ("", self._session):
+            # Another worker uses it: what it does there is not ours to count, or to end.
+            self._leave(ends_it=False)
+            return
         if state in _GONE or (state == "starting" and self._has_greeted):
             # What runs under its id now, if anything, knows nothing of what the cells before had made.
             self._kill()
@@ -405,7 +429,9 @@ class GatewayKernel:
         if is_cell:
             self._cell.has_reply = True
             executions = part(content, "execution_count", int)
-            if executions and executions <= self._executions:
+            # IPython does not count a cell of nothing.
+            least = self._executions + bool(self._cell.code.strip())
+            if executions and executions < least:
                 self._kill()
                 return
             self._executions = executions

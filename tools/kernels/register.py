@@ -25,7 +25,7 @@ class Entry:
 
     Its kernel, and the directory of its files; without a `kernel_id` the kernel has gone. `holder` is the worker that
     used it last. `born_at` and `used_at` are seconds since 1970. `put` are the ids of the attached files that were put
-    there.
+    there. `executions`: so many cells the kernel has run.
     """
 
     kernel_id: str
@@ -34,6 +34,7 @@ class Entry:
     born_at: float
     used_at: float
     put: tuple[str, ...]
+    executions: int
 
 
 class Turn:
@@ -117,8 +118,9 @@ def _read(kept: bytes | None) -> Entry | None:
             "born_at": float(born_at),
             "used_at": float(used_at),
             "put": [*put],
-        } if math.isfinite(born_at) and math.isfinite(used_at) and all(isinstance(file_id, str) for file_id in put):
-            return Entry(kernel_id, directory, holder, born_at, used_at, tuple(put))
+            "executions": float(executions),
+        } if all(map(math.isfinite, (born_at, used_at, executions))) and all(isinstance(each, str) for each in put):
+            return Entry(kernel_id, directory, holder, born_at, used_at, tuple(put), int(executions))
         case _:
             return None
 

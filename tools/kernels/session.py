@@ -2,7 +2,7 @@
 
 import asyncio
 import logging
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass, replace
 from enum import IntEnum
@@ -90,17 +90,11 @@ class Session:
         self._going: list[asyncio.Future[None]] = []
         self._pausing: asyncio.TimerHandle | None = None
         self._is_paused = False
-        self._is_elsewhere = False
 
     @property
     def put(self) -> tuple[str, ...]:
         """The ids of the attached files that lie there."""
         return tuple(self._put)
-
-    @property
-    def is_begun(self) -> bool:
-        """True if it has a kernel, here, or where it was let go of."""
-        return self.kernel is not None or self._is_elsewhere
 
     async def run(self, cell: AskedCell) -> Outcome:
         """Runs a cell. ToolError if no kernel can be had."""
@@ -121,13 +115,9 @@ class Session:
             self.kernel = None
             self._lose(Lost.ALL)
 
-    def let_go(self) -> None:
-        """The kernel goes on without us, and is to be taken over before the next cell."""
-        self.kernel, self._is_elsewhere = None, True
-
     def take_over(self, kernel: Kernel | None, put: Sequence[str]) -> None:
         """Goes on with a kernel where these files were put; None: it has gone, with all that was there."""
-        self.kernel, self._is_elsewhere = kernel, False
+        self.kernel = kernel
         self._put = dict.fromkeys(put)
         self.lost, self._gone = Lost.NOTHING, []
         if kernel is None:
@@ -143,11 +133,11 @@ class Session:
             self._pausing.cancel()
             self._pausing = None
 
-    def end(self) -> asyncio.Future[Any]:
-        """Ends the kernel aside; the future is done when nothing of the session runs any more."""
+    def end(self, close: Callable[[], Awaitable[None]] | None = None) -> asyncio.Future[Any]:
+        """Ends the kernel aside, by `close` if given; the future is done when nothing of the session runs here."""
         self.stay()
         if self.kernel:
-            self._going.append(self._pool.end(self.kernel))
+            self._going.append(self._pool.end(self.kernel, close))
         return asyncio.gather(*self._going)
 
     def _pause(self) -> None:

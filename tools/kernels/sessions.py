@@ -109,6 +109,8 @@ class Sessions:
         await self._pool.aclose()
         if self._runs:
             await self._quiet.wait()
+            # Some have come to a kernel meanwhile, and left it.
+            await self._pool.aclose()
         await self._sharing.aclose()
 
     # -- one cell ------------------------------------------------------------------------------------------
@@ -128,13 +130,16 @@ class Sessions:
         session.users += 1
         session.stay()
         try:
-            async with session.lock, self._sharing.turn(key, session, until) as turn:
+            async with session.lock:
                 self._check_open()
-                await self._settle(key, session, until, turn)
-                try:
-                    return await session.run(cell)
-                finally:
-                    session.used_s = self._clock()
+                # Before its turn: who has that, and waits, keeps another worker from ending what it used last.
+                await self._seat(key, session, until)
+                async with self._sharing.turn(key, session, until) as turn:
+                    await self._settle(session, turn)
+                    try:
+                        return await session.run(cell)
+                    finally:
+                        session.used_s = self._clock()
         finally:
             session.users -= 1
             if not session.users:
@@ -146,11 +151,14 @@ class Sessions:
         self._sessions[key] = session = Session(self._pool, self._pause_after_s, lost)
         return session
 
-    async def _settle(self, key: Key, session: Session, until: float, turn: SessionTurn) -> None:
+    async def _seat(self, key: Key, session: Session, until: float) -> None:
         if not session.has_place:
             await self._room.take(Place(key[0], kept=True), until)
             session.has_place = True
             session.born_s = session.used_s = self._clock()
+
+    async def _settle(self, session: Session, turn: SessionTurn) -> None:
+        self._check_open()
         await turn.catch_up(session)
         self._check_open()
         if self._clock() >= self._due_s(session):
@@ -158,7 +166,7 @@ class Sessions:
             session.born_s = session.used_s = self._clock()
 
     def _left(self, key: Key, session: Session) -> None:
-        if self._closed or not session.is_begun:
+        if self._closed or session.kernel is None:
             self._end(key)
         else:
             self._sessions.move_to_end(key)
@@ -170,11 +178,11 @@ class Sessions:
 
     def _end(self, key: Key) -> None:
         session = self._sessions.pop(key)
-        if session.is_begun or session.lost:
+        if session.kernel or session.lost:
             self._ended[key] = None
             if len(self._ended) > _REMEMBERED:
                 self._ended.popitem(last=False)
-        gone = self._sharing.end(key, session.end())
+        gone = self._sharing.end(key, session)
         if session.has_place:
             self._room.give_back(Place(key[0], kept=True), gone)
 

@@ -1,6 +1,7 @@
 """Sessions that several workers have in common: each cell finds the kernel where the one before it left it.
 
-turn -> attached to the kernel that is noted -> the cell -> the kernel let go of, and noted, with whose it was last
+turn -> the kernel that is noted, attached to unless it is here still -> the cell -> noted, with whose it was last
+    -> at rest: let go of as soon as another worker uses it
 
 Who used a kernel last ends it, when the session is over there. If that worker has died, the gateway does, as it ends
 what nobody uses.
@@ -35,20 +36,32 @@ class SharedKernel(Kernel, Protocol):
         ...
 
     @property
+    def executions(self) -> int:
+        """So many cells it has run."""
+        ...
+
+    @property
     def directory(self) -> str:
         """Where its files are, wherever its code goes."""
         ...
 
+    def rest(self) -> None:
+        """No cell of ours runs: it is let go of as soon as somebody else uses it, and is not `alive` then."""
+        ...
+
     async def let_go(self) -> None:
-        """Closes it here, and leaves it running."""
+        """Closes it here, and leaves it running; nothing, if that has been done."""
         ...
 
 
 class Gateway(Protocol):
     """Where the kernels are."""
 
-    async def attach(self, kernel_id: str, directory: str) -> SharedKernel | None:
-        """A kernel that runs there; None if it has gone. RetryableToolError if that cannot be told at the moment."""
+    async def attach(self, kernel_id: str, directory: str, executions: int) -> SharedKernel | None:
+        """A kernel that runs there, and has run so many cells; None if it has gone, also if another has its place.
+
+        RetryableToolError if that cannot be told at the moment.
+        """
         ...
 
     async def end(self, kernel_id: str) -> None:
@@ -71,8 +84,8 @@ class Sharing(Protocol):
         """The session's turn. RetryableToolError if it does not come by `until`, on the loop's clock."""
         ...
 
-    def end(self, key: Key, gone: asyncio.Future[Any]) -> asyncio.Future[Any]:
-        """Ends the session's kernel, aside, if it was used here last; done behind `gone`, when it has gone, too."""
+    def end(self, key: Key, session: Session) -> asyncio.Future[Any]:
+        """Ends the session here, and aside its kernel, if it was used here last; done when it has gone."""
         ...
 
     async def aclose(self) -> None:
@@ -91,9 +104,9 @@ class Alone:
     async def catch_up(self, session: Session) -> None:
         """As `SessionTurn` says: it is there."""
 
-    def end(self, key: Key, gone: asyncio.Future[Any]) -> asyncio.Future[Any]:
+    def end(self, key: Key, session: Session) -> asyncio.Future[Any]:
         """As `Sharing` says."""
-        return gone
+        return session.end()
 
     async def aclose(self) -> None:
         """As `Sharing` says."""
@@ -140,9 +153,11 @@ class Shared:
             if is_waited_for:
                 await asyncio.shield(leaving)
 
-    def end(self, key: Key, gone: asyncio.Future[Any]) -> asyncio.Future[Any]:
+    def end(self, key: Key, session: Session) -> asyncio.Future[Any]:
         """As `Sharing` says."""
-        return self._do(self._end(key, gone))
+        if session.kernel is None:
+            return session.end()
+        return session.end(partial(self._end, key, cast(SharedKernel, session.kernel)))
 
     async def aclose(self) -> None:
         """As `Sharing` says."""
@@ -151,12 +166,15 @@ class Shared:
 
     async def attached(self, session: Session, entry: Entry) -> None:
         """Takes the session to where the entry says that it is."""
-        if session.kernel is not None and entry.holder == self._register.holder:
+        # All kernels of this pool are the gateway's.
+        ours = cast(SharedKernel | None, session.kernel)
+        if ours is not None and entry.holder == self._register.holder and (ours.alive or not entry.kernel_id):
             return
-        kernel = await self._gateway.attach(entry.kernel_id, entry.directory) if entry.kernel_id else None
-        if session.kernel is not None:
-            # Others have gone on, or begun anew, while it could not be noted that it is here.
-            ours = cast(SharedKernel, session.kernel)
+        kernel = None
+        if entry.kernel_id:
+            kernel = await self._gateway.attach(entry.kernel_id, entry.directory, entry.executions)
+        if ours is not None:
+            # Where others have begun anew, while it could not be noted that it is here, nobody wants it any more.
             self._pool.end(ours, ours.let_go if ours.id == entry.kernel_id else ours.aclose)
         if kernel is not None:
             self._pool.add(kernel)
@@ -168,28 +186,31 @@ class Shared:
         async with held:
             if not turn.is_caught_up or session.kernel is None:
                 return
-            # All kernels of this pool are the gateway's.
             kernel = cast(SharedKernel, session.kernel)
             await kernel.settled()
             now = self._now()
             born_at = now - (self._clock() - session.born_s)
             kernel_id = kernel.id if kernel.alive else ""
-            entry = Entry(kernel_id, kernel.directory, self._register.holder, born_at, now, session.put)
-            if await turn.noted.note(entry) and kernel.alive:
-                session.let_go()
-                self._pool.end(kernel, kernel.let_go)
+            holder, put = self._register.holder, session.put
+            await turn.noted.note(Entry(kernel_id, kernel.directory, holder, born_at, now, put, kernel.executions))
+            kernel.rest()
 
-    async def _end(self, key: Key, gone: asyncio.Future[Any]) -> None:
-        await gone
+    async def _end(self, key: Key, kernel: SharedKernel) -> None:
         if key in self._leaving:
             await asyncio.wait({self._leaving[key]})
-        # Another worker uses it, then, and will end it.
+        ended_at = self._now()
+        # If its turn does not come, another worker uses it, and will end it.
         with suppress(RetryableToolError):
             async with self._register.turn(*key, asyncio.get_running_loop().time() + _LOOKING_S) as turn:
                 entry = turn.entry
-                if entry is not None and entry.kernel_id and entry.holder == self._register.holder:
+                if entry is None or entry.kernel_id != kernel.id:
+                    # It could not be noted that it is here, so it is nobody else's.
+                    await kernel.aclose()
+                elif entry.holder == self._register.holder and entry.used_at <= ended_at:
+                    # Used later, it is a new session of ours that has taken it up again.
                     await self._gateway.end(entry.kernel_id)
                     await turn.note(replace(entry, kernel_id=""))
+        await kernel.let_go()
 
     def _left(self, key: Key, leaving: asyncio.Task[None]) -> None:
         if self._leaving.get(key) is leaving:
