@@ -121,7 +121,7 @@ async def test_the_model_reads_each_kind_of_output_and_the_program_gets_it_apart
         "displays": [],
         "error": None,
         "images": ["image-1.png"],
-        "files": [{"name": "kept.bin", "size_bytes": 2}],
+        "files": [{"name": "kept.bin", "size_bytes": 2, "url": "https://files.example/kept.bin"}],
         "notes": [],
         "links": {name: f"https://files.example/{name}" for name in ("image-1.png", "kept.bin")},
     }

@@ -164,6 +164,12 @@ async def test_details_are_for_programs_and_tell_where_items_are(workers: Worker
     }
 
 
+async def test_where_a_picture_and_a_file_have_one_name_the_picture_has_the_link(workers: Workers) -> None:
+    kept = [ImageItem("http://a", name="a.png"), FileItem("a.png", "http://b"), Details({})]
+    result = await result_of(executor_of(workers, Scripted(kept)), call("scripted"))
+    assert result.details == {"links": {"a.png": "http://a"}}
+
+
 @pytest.mark.parametrize(
     ("said", "details"),
     [

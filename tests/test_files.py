@@ -4,6 +4,7 @@ import asyncio
 import hashlib
 import os
 import re
+import sqlite3
 import stat
 import subprocess
 import sys
@@ -20,6 +21,7 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
+from tools.file_index import FileIndex
 from tools.file_names import MAX_NAME_BYTES, plain_name
 from tools.file_root import FileRoot
 from tools.files import FileError, FileStore, FileTooLarge, NoSuchFile, QuotaExceeded, StoredFile
@@ -412,6 +414,46 @@ def test_whatever_comes_late_after_it_was_abandoned_does_nothing(tmp_path: Path,
     assert root.index.living() == set()
     assert blobs(tmp_path) == []
     root.close()
+
+
+def test_what_filled_the_disk_goes_though_the_index_cannot_write(tmp_path: Path) -> None:
+    class Full(FileIndex):
+        """On a disk where there is no room."""
+
+        def forget(self, file_id: str) -> None:
+            raise sqlite3.OperationalError("database or disk is full")
+
+    root = FileRoot(tmp_path, quota_bytes=1000, max_files=10)
+    root.index.close()
+    root.index = Full(tmp_path / "files.db", quota_bytes=1000, max_files=10)
+    incoming = IncomingFile(StoredFile("file-0", "ada", "x", "p", 0, 0, None, ""), root, 1000, time.time)
+    incoming.begin()
+    incoming.add(b"x")
+    with pytest.raises(sqlite3.OperationalError):
+        incoming.abandon()
+    assert blobs(tmp_path) == []
+    root.close()
+
+
+@pytest.mark.parametrize("times", [1, 2, 3])
+async def test_however_often_a_task_is_cancelled_nothing_is_left_of_its_file(times: int) -> None:
+    with directory() as root:
+        async with opened(root) as store:
+            begun, never = asyncio.Event(), asyncio.Event()
+
+            async def content() -> AsyncIterator[bytes]:
+                yield b"x"
+                begun.set()
+                await never.wait()
+
+            task = asyncio.create_task(store.create("ada", "x", "p", content()))
+            await begun.wait()
+            for _ in range(times):
+                task.cancel()
+                await asyncio.sleep(0)
+            with pytest.raises(asyncio.CancelledError):
+                await task
+            await is_as_if_nothing_came(store, root)
 
 
 # -- who sees it -------------------------------------------------------------------------------------------

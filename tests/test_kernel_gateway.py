@@ -195,6 +195,24 @@ async def test_a_kernel_that_ended_while_nobody_was_there_is_not_taken_for_the_o
     await store.aclose()
 
 
+async def test_files_that_are_kept_are_no_flood_of_the_cells(gateway: GatewayServer) -> None:
+    # In pieces of a megabyte they come through the channel that output comes through.
+    kept = Kept()
+    async with _kernels(gateway, images=0, output_bytes=10_000, messages=10) as kernels:
+        made = await _run(kernels, "x = 1\nfor n in range(8): open(f'{n}', 'wb').write(bytes(3 << 20))", keep=kept)
+        assert (made.status, made.notes) == ("ok", ())
+        assert [len(data) for data in kept.files.values()] == [3 << 20] * 8
+        assert _value(await _run(kernels, "x")) == 1
+
+
+async def test_a_kernel_that_ends_while_its_files_are_kept_holds_nobody_up(gateway: GatewayServer) -> None:
+    kept = Kept()
+    code = "import os, threading\nfor n in range(12): open(f'{n}', 'wb').write(bytes(5 << 20))\n"
+    async with _kernels(gateway) as kernels, asyncio.timeout(25):
+        made = await _run(kernels, code + "threading.Timer(0.2, os._exit, [1]).start()", keep=kept)
+    assert len(kept.files) < 12 and any(note.startswith("Not kept: ") for note in made.notes)
+
+
 async def test_what_is_no_file_of_theirs_is_not_told(gateway: GatewayServer) -> None:
     code = """
         import os

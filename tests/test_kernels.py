@@ -713,6 +713,38 @@ async def test_a_program_that_goes_on_speaks_for_its_own_cell_only(notebook: Not
     assert await notebook.said("program.kill(); program.wait()") == [("result", "-9")]
 
 
+async def test_a_pool_of_threads_speaks_for_the_cell_that_asks_it(notebook: Notebook) -> None:
+    pool = "from concurrent.futures import ThreadPoolExecutor\npool = ThreadPoolExecutor(2)\n"
+    assert await notebook.said(f"{pool}list(pool.map(print, 'a'));") == [("stdout", "a\n")]
+    assert await notebook.said("list(pool.map(print, 'b'));") == [("stdout", "b\n")]
+    awaited = "import asyncio\nawait asyncio.get_running_loop().run_in_executor(None, print, 'c')"
+    assert await notebook.said(awaited) == await notebook.said(awaited) == [("stdout", "c\n")]
+
+
+async def test_what_closes_its_output_is_heard_again(notebook: Notebook) -> None:
+    await notebook.run("import os, sys; sys.stdout.close(); os.system('echo lost')")
+    assert await notebook.said("print('a'); _ = os.system('echo b')") == [("stdout", "a\nb\n")]
+
+
+async def test_who_has_used_up_all_descriptors_is_heard_when_there_are_some_again(notebook: Notebook) -> None:
+    fill = "held = []\ntry:\n    while True: held.append(open('/dev/null'))\nexcept OSError: print('full')"
+    assert await notebook.said(fill) == [("stdout", "full\n")]
+    await notebook.run("held.clear()")
+    assert await notebook.said("import os; print('a'); _ = os.system('echo b')") == [("stdout", "a\nb\n")]
+
+
+@pytest.mark.parametrize("turns", range(0, 60, 4))
+async def test_who_leaves_as_soon_as_a_cell_is_sent_loses_the_cell_only(notebook: Notebook, turns: int) -> None:
+    await notebook.outcome("import time; x = 1")
+    leaving = asyncio.create_task(notebook.run("time.sleep(60)"))
+    for _ in range(turns):
+        await asyncio.sleep(0)
+    leaving.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await leaving
+    assert await notebook.value("x") == "1"
+
+
 async def test_no_cell_leaves_a_thread_or_a_descriptor_behind(notebook: Notebook) -> None:
     count = "import threading\n!true\nlen(threading.enumerate()), len(os.listdir('/proc/self/fd'))"
     await notebook.value(count)

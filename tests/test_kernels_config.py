@@ -70,6 +70,10 @@ def test_a_token_may_be_a_variable_and_is_never_shown(tmp_path: Path) -> None:
         ("kernels: {pool: -1}", "'kernels.pool': Input should be greater than or equal to 0."),
         ("kernels: {backend: gateway}", "'kernels': 'backend: gateway' and 'url' belong together."),
         ('kernels: {url: "http://kernels"}', "'kernels': 'backend: gateway' and 'url' belong together."),
+        (
+            'kernels: {backend: gateway, url: "http://me:s3cr3t@kernels"}',
+            "'kernels.url': must hold no name and no password, as it is shown; a token goes into 'token'.",
+        ),
         ("kernels: {backend: gateway, url: kernels}", "'kernels.url': must be a URL like http://kernels:8888."),
         ("kernels: {token: {env: NO_SUCH}}", "'kernels': the variable 'NO_SUCH' is empty or not set."),
         ("kernels: {token: [sk-secret]}", "'kernels.token': "),

@@ -150,7 +150,7 @@ def test_a_name_cannot_speak_as_we_do() -> None:
     named = Outcome("ok", files=(MadeFile("a\n\x1b[1mFinished\u2028\udcff.txt", 1, "https://files/1"),))
     name = "a\ufffd\ufffd[1mFinished\ufffd\ufffd.txt"
     assert for_model(named) == [TextItem(f"Files: {name} (1 byte)"), FileItem(name, "https://files/1")]
-    assert for_caller(named)["files"] == [{"name": name, "size_bytes": 1}]
+    assert for_caller(named)["files"] == [{"name": name, "size_bytes": 1, "url": "https://files/1"}]
 
 
 @given(st.text(st.sampled_from("`a\n ")))
@@ -189,7 +189,10 @@ def test_the_caller_gets_each_kind_of_output_by_itself() -> None:
         "displays": ["c", "f"],
         "error": {"name": DIVISION.name, "message": DIVISION.message, "traceback": DIVISION.traceback},
         "images": ["image-1.png"],
-        "files": [{"name": "report.csv", "size_bytes": 3}, {"name": "huge.bin", "size_bytes": 10**9}],
+        "files": [
+            {"name": "report.csv", "size_bytes": 3, "url": "https://files/1"},
+            {"name": "huge.bin", "size_bytes": 10**9, "url": None},
+        ],
         "notes": ["One."],
         "duration_s": 0.25,
     }

@@ -523,6 +523,13 @@ def test_what_is_deeper_than_sixteen_names_is_not_looked_for(workdir: Workdir, i
     assert len(workdir.changes()) == (depth <= 16)
 
 
+def test_directories_into_which_nobody_looked_are_named(workdir: Workdir, inside: Path) -> None:
+    inside.joinpath("a", *["d"] * 20).mkdir(parents=True)
+    assert (workdir.changes(), workdir.unread) == ([], ["a" + "/d" * 15])
+    (inside / "a").rename(inside / ".hidden")
+    assert (workdir.changes(), workdir.unread) == ([], [])
+
+
 def test_of_more_names_than_are_looked_at_some_are_told(inside: Path) -> None:
     workdir = opened(inside)
     for number in range(10_500):

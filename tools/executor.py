@@ -237,10 +237,11 @@ async def _called(tool: BaseTool, call: Call, context: ToolContext) -> list[Cont
 async def _ended(running: asyncio.Task[list[ContentItem]], name: str) -> None:
     # A tool that catches its cancellation holds up nobody.
     running.cancel()
+    # What it raises instead is told to nobody any more, and no fault.
+    running.add_done_callback(lambda task: task.cancelled() or task.exception())
     await asyncio.wait({running}, timeout=_GRACE_S)
     if not running.done():
         logger.error("the tool %s goes on although it was cancelled; it must let CancelledError pass", name)
-        running.add_done_callback(lambda task: task.cancelled() or task.exception())
 
 
 # -- results -----------------------------------------------------------------------------------------------
@@ -279,7 +280,8 @@ async def _told(item: TextItem | ImageItem | FileItem, keep: Keep, links: dict[s
             traceback.clear_frames(error.__traceback__)
             return f"({item.name} could not be kept: {error.message})"
     if url is not None:
-        links[item.name] = url
+        # Pictures come first, and have no other place; files of the same name tell their own.
+        links.setdefault(item.name, url)
     return f"{'!' if isinstance(item, ImageItem) else ''}[{_MARKUP.sub(_escaped, item.name)}]({url})"
 
 

@@ -3,6 +3,7 @@
 Any number of stores, in any number of processes, may share one root.
 """
 
+import asyncio
 import hmac
 import secrets
 import shutil
@@ -83,8 +84,9 @@ class FileStore:
                     await run_sync(incoming.add, piece)
             return await run_sync(incoming.finish)
         except BaseException:
+            # A task of its own: anyio's shield holds off no cancellation of asyncio's, and a second one may come.
             with anyio.CancelScope(shield=True):
-                await run_sync(incoming.abandon)
+                await asyncio.shield(asyncio.create_task(run_sync(incoming.abandon)))
             raise
 
     async def get(self, owner: str, file_id: str) -> StoredFile:

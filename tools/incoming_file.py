@@ -70,6 +70,7 @@ class IncomingFile:
                 # What is still to be written may be what failed; nobody wants it any more.
                 with suppress(OSError):
                     out.close()
-            self._root.index.forget(self._file.id)
+            # First what is of no use to anybody: on a disk that it has filled the index could not write.
             self._part.unlink(missing_ok=True)
+            self._root.index.forget(self._file.id)
             self._root.blob(self._file.id).unlink(missing_ok=True)

@@ -60,6 +60,8 @@ class KernelSettings(BaseModel):
     def _is_a_gateway(cls, url: str | None) -> str | None:
         if url is not None and (urlsplit(url).scheme not in ("http", "https") or not urlsplit(url).hostname):
             raise ValueError("must be a URL like http://kernels:8888")
+        if url is not None and "@" in urlsplit(url).netloc:
+            raise ValueError("must hold no name and no password, as it is shown; a token goes into 'token'")
         return url.rstrip("/") if url else None
 
     @model_validator(mode="after")

@@ -5,6 +5,7 @@ run -> send ... messages ... -> done
 """
 
 import asyncio
+import contextlib
 import time
 from collections import Counter
 from collections.abc import Awaitable, Callable, Mapping, Sequence
@@ -88,6 +89,10 @@ class Driver:
             self.end("It put out far more than it may, so its kernel was killed.")
         return not too_much
 
+    def expects(self, *, messages: int, size_bytes: int) -> None:
+        """So much more may come: it was asked for, beside the cell."""
+        self._came.subtract({"messages": messages, "size_bytes": size_bytes})
+
     def end(self, why: str) -> None:
         """Kills the kernel; `why` is told as a note of its cell. May be called from any thread, if `kill` may."""
         self._why = self._why or why
@@ -148,6 +153,12 @@ class Driver:
         try:
             async with asyncio.timeout(self._grace_s):
                 await self._interrupt()
+                with contextlib.suppress(TimeoutError):
+                    async with asyncio.timeout(self._grace_s / 2):
+                        await self._heard_all(cell, until_over=False)
+                if self.alive and not cell.has_reply:
+                    # One that came before the kernel had begun with the cell has done nothing.
+                    await self._interrupt()
                 await self._heard_all(cell, until_over=False)
         except TimeoutError:
             if self.alive:

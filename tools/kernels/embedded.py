@@ -184,7 +184,7 @@ class EmbeddedKernel:
     async def changes(self) -> Changes:
         """As `Kernel` says."""
         files = await _in_thread(self._files.changes)
-        return Changes(files, self._files.left_out)
+        return Changes(files, self._files.left_out, self._files.unread)
 
     async def read(self, file: Changed) -> AsyncGenerator[bytes, None]:
         """As `Kernel` says."""
@@ -299,9 +299,11 @@ class EmbeddedKernel:
                 self._driver.heard(name, message)
 
     def _send(self, name: Channel, message: dict[str, Any]) -> None:
-        try:
-            getattr(self._client, f"{name}_channel").send(message)
-        except zmq.Again:
+        # By the socket that is read from, at once: what the channel's own `send` does past it can take the notice away
+        # that something has come, for which the reader would wait for ever then.
+        frames = self._client.session.serialize(message)
+        sent = getattr(self._client, f"{name}_channel").socket.send_multipart(frames, zmq.DONTWAIT)
+        if isinstance(sent.exception(), zmq.Again):
             # It has ended, and we are not told yet; or what runs there has closed its sockets, and cannot be reached.
             self._sandbox.kill()
 

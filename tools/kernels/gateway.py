@@ -25,7 +25,7 @@ from tools.kernels.cells import INTERRUPTS, CellLimits
 from tools.kernels.driving import Driver
 from tools.kernels.gateway_requests import REQUEST_TIMEOUT_S, START_TIMEOUT_S, Requests, part
 from tools.kernels.kernel import Changes, Kernel
-from tools.kernels.remote_files import WHERE, RemoteFiles
+from tools.kernels.remote_files import CHUNK_BYTES, WHERE, RemoteFiles
 from tools.outcomes import Outcome, Piece, Raised
 from tools.sandbox.workdir import Changed
 
@@ -47,6 +47,11 @@ _LOST = "The connection to the kernel broke while the code ran: some of its outp
 #: What gateways put out in place of what they leave out, as it is too much at once.
 _RATE_EXCEEDED = ("IOPub data rate exceeded", "IOPub message rate exceeded")
 _FLOODED = "The code put out more at once than the gateway of the kernels passes on: the rest is left out."
+
+#: What a question of ours brings, which is none of a cell's output: that it is busy, the answer, that it is idle; and a
+#: piece of a file in base64, which is the longest of them.
+_ANSWER_MESSAGES = 3
+_ANSWER_BYTES = CHUNK_BYTES * 3 // 2
 
 Message = Mapping[str, Any]
 
@@ -288,6 +293,7 @@ class GatewayKernel:
     @contextlib.asynccontextmanager
     async def _asking(self, expression: str) -> AsyncIterator["_Question"]:
         # No cell: it has no output, no number, and no place in the history.
+        self._driver.expects(messages=_ANSWER_MESSAGES, size_bytes=_ANSWER_BYTES)
         msg_id = uuid.uuid4().hex
         question = self._questions[msg_id] = _Question()
         content = {"code": "", "silent": True, "store_history": False, "user_expressions": {"florette": expression}}
@@ -340,7 +346,9 @@ class GatewayKernel:
                     if frame.type is aiohttp.WSMsgType.TEXT and self._driver.admits([frame.data.encode()]):
                         self._hear(frame.data)
                         _acknowledge(self._socket)
-                self._connected.clear()
+                if self.alive:
+                    # Else nobody is to wait for another connection.
+                    self._connected.clear()
         finally:
             self._kill()
 

@@ -1,6 +1,6 @@
 """What a kernel is to sessions and pools, wherever it runs."""
 
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Sequence
 from pathlib import Path
 from typing import NamedTuple, Protocol
 
@@ -9,10 +9,14 @@ from tools.sandbox.workdir import Changed
 
 
 class Changes(NamedTuple):
-    """The files that a cell made or changed; `left_out`: so many more, as there were too many."""
+    """The files that a cell made or changed; `left_out`: so many more, as there were too many.
+
+    `unread`: the directories into which nobody looked, as they are too deep, or hold too much.
+    """
 
     files: list[Changed]
     left_out: int
+    unread: Sequence[str] = ()
 
 
 class Kernel(Protocol):

@@ -233,6 +233,8 @@ async def _made(kernel: Kernel, cell: AskedCell, notes: list[str]) -> list[MadeF
     if changes.left_out:
         more = f"{changes.left_out:,} more files are in the working directory"
         notes.append(f"{more}, and are not kept: they are too many.")
+    if changes.unread:
+        notes.append(f"Not looked for files in {_named(changes.unread)}: too deep, or too many files.")
     return made
 
 

@@ -44,7 +44,9 @@ def for_caller(outcome: Outcome) -> dict[str, Any]:
         "displays": [piece.text for piece in shown if not piece.is_result],
         "error": _error(errors[-1]) if errors else None,
         "images": [piece.name for piece in outcome.pieces if isinstance(piece, Picture)],
-        "files": [{"name": _in_one_line(file.name), "size_bytes": file.size_bytes} for file in outcome.files],
+        "files": [
+            {"name": _in_one_line(file.name), "size_bytes": file.size_bytes, "url": file.url} for file in outcome.files
+        ],
         "notes": list(outcome.notes),
         "duration_s": outcome.duration_s,
     }

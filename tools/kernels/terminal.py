@@ -59,7 +59,7 @@ class Escapes:
         return _SEQUENCE.sub(lambda sequence: _EFFECTS.get(sequence[0], ""), text)
 
 
-_MOVE = re.compile(r"(\r+|\x08+|\x1b+)")
+_MOVE = re.compile(r"([\r\x08\x1b])")
 
 #: Of these every character takes as many bytes, so that one can be written in the place of another.
 _CODEC = "utf-32-le"

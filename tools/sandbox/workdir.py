@@ -57,6 +57,7 @@ class Workdir:
         self._max_bytes = max_bytes
         self._seen: dict[str, Mark] = {}
         self._left_out = 0
+        self._unread: list[str] = []
         self._closed = False
         self._closing = threading.Lock()
 
@@ -64,6 +65,11 @@ class Workdir:
     def left_out(self) -> int:
         """So many files the last `changes` did not tell of, as there were too many."""
         return self._left_out
+
+    @property
+    def unread(self) -> list[str]:
+        """The directories into which the last `changes` did not look: they are too deep, or hold too much."""
+        return self._unread
 
     def put(self, name: str, source: Path | BinaryIO) -> None:
         """Copies the source to `name`: a name, or a path whose directories are made; what was there is replaced.
@@ -85,12 +91,14 @@ class Workdir:
         only is not seen: in a tmpfs that leaves no trace.
         """
         with self._held() as root:
-            now = walk(root, is_skipped=_is_none_of_theirs).files
+            found = walk(root, is_skipped=_is_none_of_theirs)
+        now = found.files
         changed = sorted(
             Changed(_told(path), path, mark.size_bytes) for path, mark in now.items() if self._seen.get(path) != mark
         )
         self._seen = now
         self._left_out = max(0, len(changed) - self._max_files)
+        self._unread = [_told(path) or "." for path in found.unread]
         return changed[: self._max_files]
 
     def pieces(self, file: Changed) -> Generator[bytes, None, None]:

@@ -123,7 +123,8 @@ class Bubblewrap:
                 stdin=in_memory(program.stdin(Places(WORKDIR, RUN_DIR, TMP_DIR)), opened),
                 stdout=subprocess.PIPE,
                 stderr=subprocess.STDOUT,
-                pass_fds=(descriptors.seccomp, told, *given.values()),
+                # What we read from, too: could bwrap not write, as we are gone, it would leave its child waiting.
+                pass_fds=(descriptors.seccomp, told, info, *given.values()),
                 # Ours may hold keys, and /proc shows it.
                 env={"PATH": "/usr/sbin:/usr/bin:/sbin:/bin"},
                 cwd="/",

@@ -109,6 +109,10 @@ def _kernel(start: dict[str, Any]) -> Any:
     stream = streams.stream_class(importlib.import_module("ipykernel.iostream"), start["output_chars"])
     app = _app(start["connection"], stream)
     _wake_by_signals()
+    # Each thread that tells what is written opens a socket when it first does, and ends if none is left: now, for a
+    # cell may use up all descriptors. Nobody listens yet.
+    os.write(1, b"\n")
+    print(flush=True)
     known = {_KNOWN_AS[name]: module for name, module in loaded.items() if name in _KNOWN_AS}
     app.shell.push({name: importlib.import_module(name) for name in _KNOWN} | known, interactive=False)
     if start["warm"]:
@@ -236,6 +240,14 @@ def _keep_threads_apart() -> None:
         start(thread)
 
     setattr(threading.Thread, "start", start_in_context)  # noqa: B010 - no type checker would have it
+    # The threads of a pool work for many cells: there each piece of work belongs to the cell that asked for it.
+    pool = importlib.import_module("concurrent.futures.thread").ThreadPoolExecutor
+    submit = pool.submit
+
+    def submit_in_context(self: Any, work: Any, /, *args: Any, **kwargs: Any) -> Any:
+        return submit(self, contextvars.copy_context().run, work, *args, **kwargs)
+
+    setattr(pool, "submit", submit_in_context)  # noqa: B010
 
 
 def _warm(shell: Any, known: dict[str, Any]) -> None:
@@ -243,6 +255,9 @@ def _warm(shell: Any, known: dict[str, Any]) -> None:
     for name, cell in _WARMING.items():
         if not name or name in known:
             shell.run_cell(cell, store_history=False, silent=True)
+    # Of an error that nobody made nobody is to be told: `%debug` would show it.
+    for name in ("last_exc", "last_type", "last_value", "last_traceback"):
+        vars(sys).pop(name, None)
     sys.stdout.flush()
     sys.stderr.flush()
 

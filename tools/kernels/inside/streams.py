@@ -162,12 +162,13 @@ def stream_class(iostream: Any, output_chars: int) -> Any:
             return len(string)
 
         def close(self) -> None:
-            # It ends with the process.
-            self._should_watch = False
-            super().close()
+            # It ends with the process: what cells to come write is to be told, too, whatever this one closes.
+            self.flush()
 
         def _tell(self, text: str) -> bool:
-            self.write(text)
+            # Whatever the user's code has made of it: the thread is for all cells to come.
+            with contextlib.suppress(Exception):
+                self.write(text)
             return cell.get(nobodys).written < output_chars
 
         def _renew(self) -> None:
