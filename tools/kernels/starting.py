@@ -28,7 +28,7 @@ _FILES: Mapping[str, Path] = {
     "confinement.py": Path(confinement.__file__),
 }
 
-#: A kernel has some 20 of its own; each of its subprocesses has three.
+#: A kernel has some 65 of its own; each of its subprocesses has three.
 _OPEN_FILES = 256
 
 #: Two for a machine that starts many kernels at once; one is as fast for what fits into a kernel.

@@ -53,6 +53,10 @@ _NICENESS = 5
 #: File descriptors that may have been left open for us are below this.
 _INHERITED = 1024
 
+#: A kernel has some 65 of its own. Linux makes the table of them longer where it becomes too short, and waits 15 ms for
+#: all processors then, if there are several threads.
+_DESCRIPTORS = 256
+
 #: As much as a pipe holds.
 _PIPE_BYTES = 65_536
 
@@ -64,6 +68,7 @@ def main() -> None:
     """Starts what the arguments ask for, and tells whoever reads stdout how that went."""
     # What whoever started us had open is not for the user's code.
     os.closerange(3, _INHERITED)
+    os.close(os.dup2(0, _DESCRIPTORS - 1))
     # Where processors, or memory, are short for all, the server goes on.
     os.nice(_NICENESS)
     with contextlib.suppress(OSError):
