@@ -142,9 +142,12 @@ class Running:
                 call, "error", "Error: this very call was made before, more than once; its result stands above."
             )
         late = Result(call, "timeout", "Error: the time for tools is used up; this call was stopped.")
+        left_s = self._left_s()
+        # A tool that knows when it is over may give what it has until then.
+        wishes = self._wishes[call.name].within(left_s)
         try:
-            async with asyncio.timeout(self._left_s()):
-                return await self._executor.execute(call, self._context_of(call), wishes=self._wishes[call.name])
+            async with asyncio.timeout(left_s):
+                return await self._executor.execute(call, self._context_of(call), wishes=wishes)
         except TimeoutError:
             return late
         except OSError:

@@ -140,6 +140,12 @@ def surroundings(context: ToolContext) -> dict[str, Any]:
 
 
 @register_tool()
+def time_left(context: ToolContext) -> float:
+    """The seconds that the call has."""
+    return context.remaining_s() or 0.0
+
+
+@register_tool()
 def draw(shape: Annotated[str, Field(description="What to draw")] = "dot") -> list[Any]:
     """Draws a picture."""
     return [TextItem(f"a {shape}"), ImageItem(data=PIXEL, name=f"{shape}.png"), FileItem("notes.txt", data=b"a dot")]

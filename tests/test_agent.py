@@ -23,7 +23,19 @@ from steps import Answers, Begins, Chunks, Fails, GoesSilent, Holds, Says, Step
 Json = dict[str, Any]
 
 #: What every Florette of these tests can run.
-TOOLS = ["echo", "draw", "fail", "flood", "hang", "crash", "tell_progress", "surroundings", "wait_at_gate", "meet"]
+TOOLS = [
+    "echo",
+    "draw",
+    "fail",
+    "flood",
+    "hang",
+    "crash",
+    "tell_progress",
+    "surroundings",
+    "wait_at_gate",
+    "meet",
+    "time_left",
+]
 CONFIG: Json = {
     "tools": TOOLS,
     "models": {
@@ -557,6 +569,14 @@ def test_time_has_an_end(florette: Florette, upstream: ScriptedUpstream, limit: 
     assert "the time for tools is used up" in told
     assert "No more tools" in told
     assert gate.cancelled.is_set()
+
+
+def test_a_tool_is_told_how_much_of_the_time_for_tools_is_left(florette: Florette, upstream: ScriptedUpstream) -> None:
+    upstream.script(Says(call("time_left", "{}")), Says("Done."))
+    with client_of(florette(**CONFIG, agent_tool_time_s=7.0)) as sdk:
+        ask(sdk, stream=False, model="assistant")
+    told = re.search(r"RESULT✿: ([\d.]+)", prompt_of(upstream.received[1]))
+    assert told and 0 < float(told[1]) <= 7.0
 
 
 @both_ways

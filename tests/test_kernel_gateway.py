@@ -11,12 +11,15 @@ from typing import Any
 
 import httpx
 import pytest
+from pydantic import SecretStr
 
 from gateway_server import CANARY, GatewayServer, gateway_server
 from keeping import Kept
+from serving import HANG_S
 from tools.attached import AttachedFile
 from tools.errors import RetryableToolError, ToolError
 from tools.kernel_settings import KernelSettings
+from tools.kernels.gateway import Gateway, GatewayKernel
 from tools.kernels.service import open_kernels
 from tools.outcomes import Kernels, MadeFile, Outcome, Picture, Raised, Shown, Written
 from tools.stores import Store, open_store
@@ -180,19 +183,33 @@ async def test_servers_with_one_store_have_their_sessions_in_common(gateway: Gat
 
 
 async def test_a_kernel_that_ended_while_nobody_was_there_is_not_taken_for_the_one_in_its_place(
-    gateway: GatewayServer, tmp_path: Path
+    gateway: GatewayServer,
 ) -> None:
-    store = open_store(f"sqlite:///{tmp_path / 'state.db'}", max_bytes=10**6)
-    async with _kernels(gateway, shared=store) as kernels:
-        ends = "import os, threading; x = 1; threading.Timer(0.3, os._exit, [1]).start()"
-        restarts = gateway.said().count("restarting kernel")
-        assert (await _run(kernels, ends)).status == "ok"
-        while gateway.said().count("restarting kernel") == restarts:
-            await asyncio.to_thread(gateway.heard)
-        anew = await _run(kernels, "'x' in globals()")
-        assert (_value(anew), anew.notes[0].split(":")[0]) == (False, "The session had ended and starts anew")
+    """As when the worker that had it last was killed, too."""
+    begun = Gateway(KernelSettings(backend="gateway", url=gateway.url, token=SecretStr(gateway.token)))
+    kernel = await begun.begin()
+    assert isinstance(kernel, GatewayKernel)
+    await kernel.execute("import os, threading; threading.Timer(0.3, os._exit, [1]).start()", time_s=HANG_S)
+    restarts = gateway.said().count("restarting kernel")
+    await kernel.let_go()
+    while gateway.said().count("restarting kernel") == restarts:
+        await asyncio.to_thread(gateway.heard)
+    assert await begun.attach(kernel.id, kernel.directory, kernel.executions) is None
     assert gateway.kernels() == []
-    await store.aclose()
+    await begun.aclose()
+
+
+async def test_a_kernel_that_was_let_go_of_is_found_again(gateway: GatewayServer) -> None:
+    begun = Gateway(KernelSettings(backend="gateway", url=gateway.url, token=SecretStr(gateway.token)))
+    kernel = await begun.begin()
+    assert isinstance(kernel, GatewayKernel)
+    await kernel.execute("x = 41", time_s=HANG_S)
+    await kernel.let_go()
+    again = await begun.attach(kernel.id, kernel.directory, kernel.executions)
+    assert again and _value(await again.execute("x + 1", time_s=HANG_S)) == 42
+    await again.aclose()
+    assert await begun.attach(kernel.id, kernel.directory, kernel.executions) is None
+    await begun.aclose()
 
 
 async def test_files_that_are_kept_are_no_flood_of_the_cells(gateway: GatewayServer) -> None:

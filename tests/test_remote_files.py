@@ -102,6 +102,21 @@ async def test_a_long_file_is_read_in_pieces_and_one_that_shrinks_to_its_end(tmp
     assert b"".join([piece async for piece in reading]) == content[CHUNK_BYTES : CHUNK_BYTES + 10]
 
 
+async def test_directories_into_which_nobody_looked_are_named(tmp_path: Path) -> None:
+    files = _files(tmp_path)
+    tmp_path.joinpath("a", *["d"] * 20).mkdir(parents=True)
+    assert (await files.changes(), files.unread) == ([], ["a" + "/d" * 15])
+    (tmp_path / "a").rename(tmp_path / ".hidden")
+    assert (await files.changes(), files.unread) == ([], [])
+
+
+async def test_of_more_names_than_are_looked_at_that_is_told(tmp_path: Path) -> None:
+    files = _files(tmp_path)
+    for number in range(10_001):
+        (tmp_path / f"{number}").touch()
+    assert (len(await files.changes()), files.unread) == (20, ["."])
+
+
 @pytest.mark.parametrize("name", ["", "/etc/x", "../x", "a/../x", "a//x", ".", "a\0b"])
 async def test_a_name_that_leads_elsewhere_is_not_even_asked_for(tmp_path: Path, name: str) -> None:
     (tmp_path / "source").write_bytes(b"x")
@@ -159,7 +174,10 @@ _entries = st.lists(
 _answers = st.one_of(
     st.text(max_size=30),
     st.binary(max_size=60).map(_ok),
-    (_json | _entries).map(lambda told: _ok(json.dumps(told).encode())),
+    _json.map(lambda told: _ok(json.dumps(told).encode())),
+    st.tuples(_json | _entries, _json).map(
+        lambda told: _ok(json.dumps(dict(zip(("files", "unread"), told, strict=True))).encode())
+    ),
     st.just(_ok(b"[" * 100_000)),
 )
 
@@ -169,6 +187,7 @@ def test_no_answer_raises_or_leads_elsewhere(answers: list[str], max_files: int,
     files = RemoteFiles(_answering(*answers), max_files=max_files, max_bytes=max_bytes)
     for made in (_run_to_its_end(files.changes()), _run_to_its_end(files.changes())):
         assert len(made) <= max_files
+        assert not [path for path in files.unread if not path.encode() or "\n" in path or "\0" in path]
         for file in made:
             assert not {"", ".", "..", "__pycache__"} & set(file.name.split("/"))
             assert "\0" not in file.name and "\n" not in file.name

@@ -56,6 +56,10 @@ class Wishes(BaseModel):
         except ValidationError as error:
             raise ValueError(_sentence(error)) from None
 
+    def within(self, seconds: float) -> Self:
+        """The same, in so many seconds at most."""
+        return self.model_copy(update={"timeout_s": min(self.timeout_s or seconds, seconds)})
+
     def tightened(self, settings: Settings) -> Settings:
         """The settings, as far as these wishes leave them."""
         return settings.model_copy(

@@ -215,7 +215,7 @@ class GatewayKernel:
     async def changes(self) -> Changes:
         """As `Kernel` says."""
         files = await self._files.changes()
-        return Changes(files, self._files.left_out)
+        return Changes(files, self._files.left_out, self._files.unread)
 
     def read(self, file: Changed) -> AsyncGenerator[bytes, None]:
         """As `Kernel` says."""

@@ -47,6 +47,8 @@ class RemoteFiles:
         self._seen: dict[str, _Mark] = {}
         #: So many files the last `changes` did not tell of, as there were too many.
         self.left_out = 0
+        #: Into these directories the last `changes` did not look: they are too deep, or hold too much.
+        self.unread: list[str] = []
 
     def found(self, answered: str) -> None:
         """Takes the kernel's answer to `WHERE`: to be asked before any user's code has run."""
@@ -79,10 +81,11 @@ class RemoteFiles:
     async def changes(self) -> list[Changed]:
         """The files that are new or changed since this was asked last, or were put there; none without an answer."""
         try:
-            now = _listed(_json_of(await self._ask(_question("list", self.directory))))
+            told = _json_of(await self._ask(_question("list", self.directory)))
         except ToolError:
-            self.left_out = 0
+            self.left_out, self.unread = 0, []
             return []
+        now, self.unread = _listed(_part(told, "files")), _unread(_part(told, "unread"))
         changed = sorted(
             Changed(_told(path), path, mark[1]) for path, mark in now.items() if self._seen.get(path) != mark
         )
@@ -139,9 +142,18 @@ def _json_of(answer: str) -> Any:
         return None
 
 
-def _listed(told: Any) -> dict[str, _Mark]:
+def _part(told: Any, name: str) -> list[Any]:
+    part = told.get(name) if isinstance(told, dict) else None
+    return part[:_MAX_LISTED] if isinstance(part, list) else []
+
+
+def _unread(told: list[Any]) -> list[str]:
+    return [_told(path) or "." for path in told if path == "" or _is_theirs(path)]
+
+
+def _listed(told: list[Any]) -> dict[str, _Mark]:
     found: dict[str, _Mark] = {}
-    for entry in told[:_MAX_LISTED] if isinstance(told, list) else ():
+    for entry in told:
         if isinstance(entry, list) and len(entry) == 5 and _is_theirs(entry[0]) and (mark := _mark_of(entry[1:])):
             found[entry[0]] = mark
     return found

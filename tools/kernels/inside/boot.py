@@ -19,7 +19,7 @@ import sys
 import threading
 import traceback
 from pathlib import Path
-from types import FrameType
+from types import FrameType, SimpleNamespace
 from typing import Any
 
 #: Names under which code that was written by models expects these, even if it does not import them.
@@ -186,11 +186,15 @@ def _app(connection: dict[str, Any], stream: Any) -> Any:
             self.iopub_thread.start()
             self.iopub_socket = self.iopub_thread.background_socket
 
+    # What packs messages is not what the user's code may put in the place of `json.dumps`.
+    setattr(importlib.import_module("jupyter_client.session"), "json", SimpleNamespace(**vars(json)))  # noqa: B010
     # It is named there, and found by that name.
     setattr(iostream, "Stream", stream)  # noqa: B010 - a type checker knows that it is not there
     settings = config()
     settings.IPKernelApp.outstream_class = "ipykernel.iostream.Stream"
     settings.IPKernelApp.log_level = 50
+    # orjson, where there is one, does not survive it when memory is short.
+    settings.Session.packer = settings.Session.unpacker = "json"
     settings.HistoryManager.enabled = False
     settings.InteractiveShell.colors = "nocolor"
     # Packing a figure as tightly as possible would take longer than to draw it.

@@ -56,24 +56,26 @@ def _put(directory: str, name: str, temporary: str, part: str, is_last: bool) ->
 
 
 def _list(directory: str) -> bytes:
+    # `unread` are the directories into which nobody looks: they are too deep, or hold too much.
     found: list[Any] = []
+    unread: list[str] = []
     room_bytes, left = _MAX_LISTING_BYTES, _MAX_ENTRIES
     waiting = deque([""])
     while waiting:
         above = waiting.popleft()
         for name, status in _entries(Path(directory, above)):
+            below = f"{above}/{name}" if above else name
             left -= 1
-            if left < 0:
-                return json.dumps(found).encode()
+            room_bytes -= len(json.dumps(below)) + _MARK_BYTES
+            if left < 0 or room_bytes < 0:
+                return json.dumps({"files": found, "unread": [*unread, above]}).encode()
             if name.startswith(".") or name == "__pycache__" or status is None:
                 continue
-            below = f"{above}/{name}" if above else name
-            if stat.S_ISDIR(status.st_mode) and below.count("/") < _MAX_DEPTH - 1:
-                waiting.append(below)
-            room_bytes -= len(json.dumps(below)) + _MARK_BYTES
-            if stat.S_ISREG(status.st_mode) and room_bytes >= 0:
+            if stat.S_ISDIR(status.st_mode):
+                (waiting if below.count("/") < _MAX_DEPTH - 1 else unread).append(below)
+            elif stat.S_ISREG(status.st_mode):
                 found.append([below, *_mark(status)])
-    return json.dumps(found).encode()
+    return json.dumps({"files": found, "unread": unread}).encode()
 
 
 def _read(directory: str, name: str, offset: int, size: int) -> bytes:
