@@ -16,6 +16,22 @@ from tools.kernels.kernel import Changes, Kernel
 from tools.outcomes import Outcome, Shown
 from tools.sandbox.workdir import Changed
 
+#: What the model is told.
+KEPT = "The kernel was restarted: variables and imports of earlier cells are lost, their files are kept."
+LOST = (
+    "The kernel was restarted: variables, imports and files of earlier cells are lost;"
+    " only attached files are there again."
+)
+ANEW = (
+    "The session had ended and starts anew: variables, imports and files of earlier cells are lost;"
+    " only attached files are there again."
+)
+DIED = "The kernel has ended, and its variables and imports with it."
+
+#: The limits of sessions: unused, and in all.
+IDLE_S = 1200.0
+LIFE_S = 21_600.0
+
 #: Of one cell so many files are kept.
 MOST_FILES = 3
 

@@ -14,28 +14,26 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from keeping import Kept
-from pretend_kernels import Begin, Pretend, PretendLoop, attached, now_s, pass_s
+from pretend_kernels import (
+    ANEW,
+    DIED,
+    IDLE_S,
+    KEPT,
+    LIFE_S,
+    LOST,
+    Begin,
+    Pretend,
+    PretendLoop,
+    attached,
+    now_s,
+    pass_s,
+)
 from tools.attached import AttachedFile
 from tools.errors import RetryableToolError, ToolError
 from tools.kernels.kernel import Kernel
 from tools.kernels.pool import Pool
 from tools.kernels.sessions import Sessions
 from tools.outcomes import MadeFile, Outcome, Shown
-
-IDLE_S = 1200.0
-LIFE_S = 21_600.0
-
-#: What the model is told.
-KEPT = "The kernel was restarted: variables and imports of earlier cells are lost, their files are kept."
-LOST = (
-    "The kernel was restarted: variables, imports and files of earlier cells are lost;"
-    " only attached files are there again."
-)
-ANEW = (
-    "The session had ended and starts anew: variables, imports and files of earlier cells are lost;"
-    " only attached files are there again."
-)
-DIED = "The kernel has ended, and its variables and imports with it."
 
 
 @pytest.fixture(scope="module")

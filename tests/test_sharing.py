@@ -13,7 +13,19 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pretend_kernels import Begin, Pretend, PretendLoop, attached, now_s, pass_s
+from pretend_kernels import (
+    ANEW,
+    DIED,
+    IDLE_S,
+    LIFE_S,
+    LOST,
+    Begin,
+    Pretend,
+    PretendLoop,
+    attached,
+    now_s,
+    pass_s,
+)
 from tools.attached import AttachedFile
 from tools.errors import RetryableToolError, ToolError
 from tools.kernels.kernel import Changes, Kernel
@@ -24,20 +36,6 @@ from tools.kernels.sharing import Shared
 from tools.outcomes import Outcome, Shown
 from tools.sandbox.workdir import Changed
 from tools.stores import StoreError, open_store
-
-IDLE_S = 1200.0
-LIFE_S = 21_600.0
-
-#: What the model is told.
-LOST = (
-    "The kernel was restarted: variables, imports and files of earlier cells are lost;"
-    " only attached files are there again."
-)
-ANEW = (
-    "The session had ended and starts anew: variables, imports and files of earlier cells are lost;"
-    " only attached files are there again."
-)
-DIED = "The kernel has ended, and its variables and imports with it."
 
 
 @pytest.fixture(scope="module")
@@ -210,6 +208,17 @@ class Stage:
     @property
     def alive(self) -> list[int]:
         return [kernel.number for kernel in self.gateway.made if kernel.alive]
+
+    async def run_unnoted(self) -> int:
+        """The first worker runs a cell of which no note is taken; the number of its kernel."""
+        running = asyncio.create_task(self.one.run("take 5"))
+        await pass_s(1)
+        self.store.fails = True
+        number = number_of(await running)
+        self.store.fails = False
+        # What could not be given back is free when its time is over.
+        await pass_s(31)
+        return number
 
     async def aclose(self) -> None:
         await self.one.sessions.aclose()
@@ -398,24 +407,13 @@ async def test_without_the_store_no_session_is_taken_for_a_new_one(stage: Stage)
 async def test_what_cannot_be_noted_stays_where_it_is(stage: Stage, is_known: bool) -> None:
     if is_known:
         await stage.one.kernel()
-    running = asyncio.create_task(stage.one.run("take 5"))
-    await pass_s(1)
-    stage.store.fails = True
-    assert number_of(await running) == 0
-    stage.store.fails = False
-    # What could not be given back is free when its time is over.
-    await pass_s(30)
+    assert await stage.run_unnoted() == 0
     assert await stage.one.kernel() == 0
     assert await stage.other.kernel() == 0
 
 
 async def test_where_others_have_begun_anew_meanwhile_theirs_is_gone_on_with(stage: Stage) -> None:
-    running = asyncio.create_task(stage.one.run("take 5"))
-    await pass_s(1)
-    stage.store.fails = True
-    await running
-    stage.store.fails = False
-    await pass_s(30)
+    await stage.run_unnoted()
     assert await stage.other.kernel() == 1
     assert await stage.one.kernel() == 1
     await pass_s()
@@ -425,12 +423,7 @@ async def test_where_others_have_begun_anew_meanwhile_theirs_is_gone_on_with(sta
 @pytest.mark.parametrize("ends", ["idle", "closed"])
 async def test_what_could_not_be_noted_is_left_to_others_who_went_on_with_it(stage: Stage, ends: str) -> None:
     await stage.one.kernel()
-    running = asyncio.create_task(stage.one.run("take 5"))
-    await pass_s(1)
-    stage.store.fails = True
-    await running
-    stage.store.fails = False
-    await pass_s(31)
+    await stage.run_unnoted()
     assert await stage.other.kernel() == 0
     if ends == "closed":
         await stage.one.sessions.aclose()
